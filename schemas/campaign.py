@@ -1,0 +1,62 @@
+"""A campaign, as its owner publishes it on ``mail-campaigns`` (compacted; key: tenant/id)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schemas.codec import event
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")]
+"""Letters, digits and ``. _ : -``: goes into headers, tokens, metrics and file names."""
+HeaderText = Annotated[str, Meta(max_length=998, pattern=r"^[^\r\n\x00]*$")]
+"""Text that goes into a mail header: no CR, LF or NUL (header injection, RFC 5322 section 2.2)."""
+Stream = Literal["marketing", "transactional"]
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When the campaign may go out. Both are RFC 3339 times with a zone."""
+
+    at: Annotated[datetime, Meta(tz=True)] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+@event("campaign", 1)
+class Campaign(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename={"sender": "from"},
+):
+    """One campaign. ``html``, ``text`` and ``subject`` are minijinja templates over the send's variables.
+
+    ``sender`` (wire name ``from``) and ``reply_to`` are mailboxes: ``Name <address>`` or ``address``.
+    ``guarantee`` decides what happens to a mail whose reply never came: ``at_least_once`` tries again,
+    ``at_most_once`` journals an intent first and ends it as unknown. ``priority`` 0 (last) to 9 (first).
+    """
+
+    id: Identifier
+    tenant: Identifier = "default"
+    stream: Stream = "marketing"
+    state: Literal["active", "paused", "cancelled"] = "active"
+    sender: HeaderText
+    reply_to: HeaderText = ""
+    subject: HeaderText = ""
+    html: Annotated[str, Meta(max_length=2_000_000)] = ""
+    text: Annotated[str, Meta(max_length=2_000_000)] = ""
+    list_id: HeaderText = ""
+    headers: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,76}$")], HeaderText] = {}
+    schedule: Schedule = Schedule()
+    tracking: bool = True
+    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    guarantee: Literal["at_least_once", "at_most_once"] = "at_least_once"
+
+    @property
+    def key(self) -> bytes:
+        """The key on the compacted topic."""
+        return f"{self.tenant}/{self.id}".encode()

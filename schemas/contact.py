@@ -1,0 +1,32 @@
+"""What we know of a contact's engagement: ``mail-contacts`` (compacted, co-partitioned by recipient)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.codec import event
+from schemas.send import Consent
+
+
+@event("contact", 1)
+class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts and last times (Unix seconds; 0 = never) of one recipient of one tenant."""
+
+    tenant: str
+    to: str
+    delivered: int = 0
+    opens: int = 0
+    clicks: int = 0
+    machine_opens: int = 0
+    first_seen: float = 0.0
+    last_delivered: float = 0.0
+    last_open: float = 0.0
+    last_click: float = 0.0
+    consent: Consent | None = None
+    score: float = 0.0
+    version: int = 1
+
+    @property
+    def key(self) -> bytes:
+        """The key on the compacted topic."""
+        return f"{self.tenant}|{self.to}".encode()

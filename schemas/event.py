@@ -1,0 +1,62 @@
+"""The public stream ``mail-events``: what CRM and analytics read. At-least-once, deterministic ids."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.codec import event
+
+Kind = Literal[
+    "queued",
+    "deferred",
+    "delivered",
+    "bounced",
+    "complained",
+    "opened",
+    "clicked",
+    "unsubscribed",
+    "subscribed",
+    "replied",
+    "rejected",
+    "suppressed",
+    "expired",
+    "cancelled",
+    "unknown",
+    "soft_bounced",
+]
+
+
+@event("event", 1)
+class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One fact about one mail. ``id`` identifies the event (drop repeats by it), ``mail`` the message.
+
+    ``time`` is Unix seconds. ``klass``/``scope``/``action``/``rule`` as in ``schemas.reply``; ``reply``
+    the provider's words. ``machine`` marks an open or click that a proxy or scanner made. ``origin`` is
+    the send that it belongs to (``mailsluice audit`` counts by it).
+    """
+
+    id: str
+    kind: Kind
+    mail: str
+    time: float
+    tenant: str = "default"
+    campaign: str = ""
+    stream: str = "marketing"
+    to: str = ""
+    origin: str = ""
+    attempt: int = 0
+    reason: str = ""
+    detail: str = ""
+    reply: str = ""
+    klass: str = ""
+    scope: str = ""
+    action: str = ""
+    rule: str = ""
+    provider: str = ""
+    source: str = ""
+    dkim: str = ""
+    url: str = ""
+    machine: bool = False
+    terminal: bool = False

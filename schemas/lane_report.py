@@ -1,0 +1,53 @@
+"""What a worker did on a lane in the last second: ``mail-lane-reports`` (1 partition)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.codec import event
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Replies of one kind in the report's second: their class and action, how many, one sample."""
+
+    klass: str
+    action: str
+    scope: str = ""
+    rule: str = ""
+    count: int = 1
+    sample: str = ""
+    domain: str = ""
+
+
+@event("lane_report", 1)
+class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sums of one worker incarnation, lane, source and DKIM domain; ``number`` counts its reports up.
+
+    ``kind`` ``delivery`` comes from deliver, ``feedback`` (complaints, late bounces, engagement) from
+    classify. ``waiting``: records in buffers plus lag; ``connections`` open now; ``lanes_idle`` unused.
+    Times are Unix seconds.
+    """
+
+    worker: str
+    number: int
+    provider: str
+    source: str
+    dkim: str = ""
+    kind: Literal["delivery", "feedback"] = "delivery"
+    time: float = 0.0
+    attempts: int = 0
+    delivered: int = 0
+    deferred: int = 0
+    bounced: int = 0
+    unknown: int = 0
+    complaints: int = 0
+    late_bounces: int = 0
+    opens: int = 0
+    clicks: int = 0
+    waiting: int = 0
+    connections: int = 0
+    partitions: int = 0
+    domains: int = 0
+    replies: tuple[Reply, ...] = ()

@@ -1,0 +1,43 @@
+"""Who must not get mail, and until when: ``mail-suppressions`` (compacted, co-partitioned by recipient)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.codec import event
+
+
+@event("suppression", 1)
+class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One suppression. ``scope``: global (every tenant), tenant, or stream (``stream`` names it).
+
+    ``until`` is Unix seconds, 0 for ever. ``active`` False is a release (or a soft window's state);
+    ``version`` orders writes, not arrival. ``hits`` are the days (Unix day numbers) of soft bounces.
+    """
+
+    tenant: str
+    to: str
+    scope: Literal["global", "tenant", "stream"] = "tenant"
+    stream: str = ""
+    reason: Literal["hard_bounce", "soft_bounces", "complaint", "unsubscribe", "manual"]
+    origin: str = ""
+    time: float = 0.0
+    until: float = 0.0
+    active: bool = True
+    version: int = 1
+    hits: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> bytes:
+        """The key on the compacted topic: tenant, recipient, scope, stream, reason."""
+        return f"{self.tenant}|{self.to}|{self.scope}|{self.stream}|{self.reason}".encode()
+
+    def applies(self, tenant: str, stream: str, now: float) -> bool:
+        """Whether it forbids a mail of this tenant and stream at ``now`` (Unix seconds)."""
+        if not self.active or (self.until and now >= self.until):
+            return False
+        if self.scope == "global":
+            return True
+        return self.tenant == tenant and (self.scope == "tenant" or self.stream == stream)
