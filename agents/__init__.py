@@ -121,6 +121,39 @@ class Steps:
             ticket.done()
 
 
+class View(Protocol):
+    """One partition of a compacted topic, read to its end and followed: somebody else's state."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value under ``key``, or None."""
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Every (key, value) whose key starts with ``prefix``, in key order."""
+
+
+class State(View, Protocol):
+    """One partition of this stage's own state. Its truth is its compacted changelog topic in Kafka.
+
+    The local rows (SQLite) are written only from the changelog's tail; ``get`` and ``scan`` see the
+    process's own writes at once.
+    """
+
+    def put(
+        self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None
+    ) -> None:
+        """Write ``value`` (None deletes) to the changelog as an output of ``ticket``; ``acked`` as in emit."""
+
+
+class States(Protocol):
+    """Opens the state of a partition; an agent calls it in ``assigned`` and ``revoked``."""
+
+    async def open(self, partition: int) -> State:
+        """The state, read to the end of its changelog."""
+
+    async def close(self, partition: int) -> None:
+        """Stop following and close the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """The literal description of a stage. Topics are logical names; twins (``-now``) are added by ``twins``."""

@@ -10,7 +10,10 @@ from schemas.send import Consent
 
 @event("contact", 1)
 class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts and last times (Unix seconds; 0 = never) of one recipient of one tenant."""
+    """Counts and last times (Unix seconds; 0 = never) of one recipient of one tenant.
+
+    ``seen``: the first 12 digits of the ids of the last events counted, so that a repeat counts once.
+    """
 
     tenant: str
     to: str
@@ -25,8 +28,9 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     consent: Consent | None = None
     score: float = 0.0
     version: int = 1
+    seen: tuple[str, ...] = ()
 
     @property
     def key(self) -> bytes:
         """The key on the compacted topic."""
-        return f"{self.tenant}|{self.to}".encode()
+        return f"{self.to}|{self.tenant}".encode()

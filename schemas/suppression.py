@@ -31,8 +31,8 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @property
     def key(self) -> bytes:
-        """The key on the compacted topic: tenant, recipient, scope, stream, reason."""
-        return f"{self.tenant}|{self.to}|{self.scope}|{self.stream}|{self.reason}".encode()
+        """The key on the compacted topic; the recipient first, so that a prefix scan finds all of theirs."""
+        return f"{self.to}|{self.tenant}|{self.scope}|{self.stream}|{self.reason}".encode()
 
     def applies(self, tenant: str, stream: str, now: float) -> bool:
         """Whether it forbids a mail of this tenant and stream at ``now`` (Unix seconds)."""
