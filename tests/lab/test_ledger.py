@@ -32,8 +32,8 @@ def test_counts_duplicates_by_message_and_recipient():
 
 def test_judges_a_source_from_five_seconds_after_its_first_throttle():
     tally = Tally()
-    for n in range(300):  # 100/s for 3 s: a burst that does not count
-        tally.add(take(n / 100))
+    for n in range(384):  # 128/s for 3 s: a burst that does not count
+        tally.add(take(n / 128))
     tally.add(Try(3.0, "127.0.0.1", 421, "rate"))
     for n in range(200):  # then 8/s
         tally.add(take(8.0 + n / 8))
@@ -42,7 +42,7 @@ def test_judges_a_source_from_five_seconds_after_its_first_throttle():
     assert verdict.most == 80
     assert verdict.first_throttle == 3.0
     assert not tally.judge("127.0.0.1", 6).ok
-    assert tally.windows("127.0.0.1", 1.0) == 100
+    assert tally.windows("127.0.0.1", 1.0) == 128
     for n in range(11):
         tally.add(Try(20.0 + n, "127.0.0.1", 451, "rate"))
     late = tally.judge("127.0.0.1", 100)
