@@ -30,7 +30,9 @@ class Topic:
     append_time: bool = False
 
 
-def _twins(name: str, event: str, what: str, outside: Literal["", "in", "out"] = "", dlq: str = "mail-dlq") -> tuple[Topic, ...]:
+def _twins(
+    name: str, event: str, what: str, outside: Literal["", "in", "out"] = "", dlq: str = "mail-dlq"
+) -> tuple[Topic, ...]:
     return (
         Topic(name, event, what, outside=outside, dlq=dlq),
         Topic(name + NOW, event, what + " (transactional, polled first)", outside=outside, dlq=dlq),
@@ -39,7 +41,15 @@ def _twins(name: str, event: str, what: str, outside: Literal["", "in", "out"] =
 
 TOPICS: tuple[Topic, ...] = (
     Topic("mail-topology", "topology", "P and the lane list; workers refuse another one", 1, "compact"),
-    Topic("mail-campaigns", "campaign", "campaigns as their owners publish them", 1, "compact", "in", "mail-campaigns-dlq"),
+    Topic(
+        "mail-campaigns",
+        "campaign",
+        "campaigns as their owners publish them",
+        1,
+        "compact",
+        "in",
+        "mail-campaigns-dlq",
+    ),
     *_twins("mail-sends", "send", "one recipient of a campaign", "in", "mail-sends-dlq"),
     *_twins("mail-enqueued", "accepted", "well-formed sends, keyed by recipient"),
     *_twins("mail-screened", "accepted", "sends that may go out"),
@@ -49,12 +59,17 @@ TOPICS: tuple[Topic, ...] = (
         for lane in lane_names()
         for topic in _twins(lane_topic(lane), "mail", f"signed mail for lane {lane}")
     ),
-    *(Topic(f"mail-wait-{rung}", "mail", f"the wait ladder, rung {rung}", append_time=True) for rung in RUNGS),
+    *(
+        Topic(f"mail-wait-{rung}", "mail", f"the wait ladder, rung {rung}", append_time=True)
+        for rung in RUNGS
+    ),
     Topic("mail-outcomes", "outcome", "the journal of gate two"),
     Topic("mail-screen-log", "gate", "changelog of gate one", kept="compact"),
     Topic("mail-lane-policy", "lane_policy", "limits, leases, decisions", 1, "compact"),
     Topic("mail-lane-reports", "lane_report", "one sum a second per worker, lane and source", 1),
-    Topic("mail-inbound", "inbound", "raw DSNs, reports and replies from the SMTP edge", dlq="mail-inbound-dlq"),
+    Topic(
+        "mail-inbound", "inbound", "raw DSNs, reports and replies from the SMTP edge", dlq="mail-inbound-dlq"
+    ),
     Topic("mail-engagement", "engagement", "opens, clicks, unsubscribes from the HTTP edge"),
     Topic("mail-events", "event", "the public stream", kept="events", outside="out"),
     Topic("mail-suppressions", "suppression", "who must not get mail", kept="compact", outside="out"),

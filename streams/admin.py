@@ -1,0 +1,225 @@
+"""Topics as the table says: applied by an operator's command, checked by every worker at its start."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from schemas.codec import encode, parse
+from schemas.lanes import lane_names
+from schemas.topology import Topology
+from streams.broker import make_producer, make_reader, started
+from streams.settings import Settings
+from streams.topics import TOPICS, Topic
+
+DAY_MS = 86_400_000
+
+
+class WrongTopology(Exception):
+    """The topics are not what this version works on. The text says what to do."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What ``apply`` found and did: topic names."""
+
+    created: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def configuration(topic: Topic, settings: Settings) -> dict[str, str]:
+    """The broker's settings of a topic. Flow topics keep twice the longest lifetime and are never compacted."""
+    found = {
+        "max.message.bytes": str(settings.largest + 262_144),
+        "compression.type": "producer",
+        "message.timestamp.type": "LogAppendTime" if topic.append_time else "CreateTime",
+    }
+    if settings.replication >= 3:
+        found["min.insync.replicas"] = "2"
+    if topic.kept == "compact":
+        found["cleanup.policy"] = "compact"
+    else:
+        days = 30 * DAY_MS if topic.kept == "events" else int(settings.lifetime * 2000) + 7 * DAY_MS
+        found |= {"cleanup.policy": "delete", "retention.ms": str(max(days, DAY_MS))}
+    if topic.name == "mail-screen-log":
+        # Compacted, and rows beyond gate one's horizon go by time: no tombstones to write.
+        found |= {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(int(settings.screen_horizon * 2000)),
+        }
+    return found
+
+
+async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
+    """Create what is missing, write the topology record, wait until every partition has a leader.
+
+    Never deletes or shrinks. Raises WrongTopology where an existing topic has another partition count.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","), client_id="mailsluice-admin")
+    await started(admin, seconds)
+    applied = Applied()
+    try:
+        old = await read_topology(settings, missing_ok=True)
+        partitions = old.partitions if old else settings.partitions
+        present = set(await admin.list_topics())
+        wanted = {settings.topic(topic.name): topic for topic in TOPICS}
+        new = [
+            NewTopic(
+                name=name,
+                num_partitions=topic.partitions or partitions,
+                replication_factor=settings.replication,
+                topic_configs=configuration(topic, settings),
+            )
+            for name, topic in wanted.items()
+            if name not in present
+        ]
+        applied.present = sorted(set(wanted) & present)
+        # In groups: a broker with hundreds of partitions to make answers late, not wrong.
+        for start in range(0, len(new), 20):
+            group = new[start : start + 20]
+            response = await admin.create_topics(group, timeout_ms=30_000)
+            for name, code, *_ in response.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:
+                    applied.faults.append(f"{name}: {error.__name__}")
+                else:
+                    applied.created.append(name)
+        if applied.faults:
+            raise WrongTopology("could not create: " + "; ".join(applied.faults))
+        await _wait_for_leaders(admin, wanted, partitions, seconds)
+    finally:
+        await admin.close()
+    if old is None:
+        await _write_topology(settings, Topology(partitions=partitions, lanes=lane_names()))
+    elif old.lanes != lane_names():
+        raise WrongTopology(_LANES.format(theirs=", ".join(old.lanes), ours=", ".join(lane_names())))
+    return applied
+
+
+_LANES = (
+    "mail-topology lists the lanes {theirs}; this version works on {ours}. "
+    "Drain the pipeline, then migrate (see README, 'Changing P or the lanes')"
+)
+
+
+async def _wait_for_leaders(
+    admin: AIOKafkaAdminClient, wanted: dict[str, Topic], partitions: int, seconds: float
+) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        found = await admin.describe_topics(list(wanted))
+        waiting, wrong = [], []
+        for topic in found:
+            expected = wanted[topic["topic"]].partitions or partitions
+            count = len(topic["partitions"])
+            if topic["error_code"] or any(p["error_code"] or p["leader"] < 0 for p in topic["partitions"]):
+                waiting.append(topic["topic"])
+            elif count < expected:
+                wrong.append(f"{topic['topic']} has {count} partitions instead of {expected}")
+        if wrong:
+            raise WrongTopology("; ".join(wrong) + ". Changing P means: drain, delete the topics, apply")
+        if not waiting and len(found) == len(wanted):
+            return
+        if time.monotonic() > end:
+            raise WrongTopology(f"no leader after {seconds:.0f} s for: {', '.join(sorted(waiting)[:10])}")
+        await asyncio.sleep(0.2)
+
+
+async def _write_topology(settings: Settings, topology: Topology) -> None:
+    producer = make_producer(settings)
+    await started(producer)
+    try:
+        await producer.send_and_wait(
+            settings.topic("mail-topology"),
+            encode(topology),
+            key=b"topology",
+            partition=0,
+            headers=[("type", b"topology"), ("version", b"1")],
+        )
+    finally:
+        await producer.stop()
+
+
+async def read_topology(settings: Settings, missing_ok: bool = False) -> Topology | None:
+    """The topology record. Raises WrongTopology where there is none, unless ``missing_ok``."""
+    reader = make_reader(settings)
+    await started(reader)
+    tp = TopicPartition(settings.topic("mail-topology"), 0)
+    found: Topology | None = None
+    try:
+        known = await reader.topics()
+        if tp.topic in known:
+            reader.assign([tp])
+            end = (await reader.end_offsets([tp]))[tp]
+            begin = (await reader.beginning_offsets([tp]))[tp]
+            reader.seek(tp, begin)
+            position = begin
+            while position < end:
+                for batch in (await reader.getmany(timeout_ms=500)).values():
+                    for message in batch:
+                        position = message.offset + 1
+                        if message.value:
+                            found = parse(message.value, Topology)
+    finally:
+        await reader.stop()
+    if found is None and not missing_ok:
+        raise WrongTopology(
+            f"{tp.topic} holds no topology record on {settings.broker}: run `mailsluice topics apply` first"
+        )
+    return found
+
+
+async def check(settings: Settings) -> Topology:
+    """The topology that this worker may run on. Raises WrongTopology otherwise."""
+    found = await read_topology(settings)
+    assert found is not None
+    if found.lanes != lane_names():
+        raise WrongTopology(_LANES.format(theirs=", ".join(found.lanes), ours=", ".join(lane_names())))
+    return found
+
+
+async def add_partitions(settings: Settings, topic: str, total: int) -> None:
+    """Grow a topic (tests and operators' accidents; P does not follow)."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","))
+    await started(admin)
+    try:
+        await admin.create_partitions({settings.topic(topic): NewPartitions(total)})
+    finally:
+        await admin.close()
+
+
+def describe(settings: Settings) -> bytes:
+    """The table as JSON lines, for ``topics list --json``."""
+    return b"\n".join(
+        orjson.dumps(
+            {
+                "topic": settings.topic(topic.name),
+                "event": topic.event,
+                "what": topic.what,
+                "partitions": topic.partitions or "P",
+                "kept": topic.kept,
+                "outside": topic.outside,
+                "dlq": topic.dlq,
+            }
+        )
+        for topic in TOPICS
+    )
+
+
+__all__ = [
+    "Applied",
+    "KafkaError",
+    "WrongTopology",
+    "apply",
+    "check",
+    "configuration",
+    "describe",
+    "read_topology",
+]

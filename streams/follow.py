@@ -1,0 +1,168 @@
+"""Follows partitions by hand, without a group: foreign tables, changelogs and the journal's tail.
+
+One reader per process follows everything. Each followed partition has a sink that takes its records in
+order; ``fresh`` tells whether it is known to be read to its end. The end is the high watermark that comes
+with every fetch, never ListOffsets: the embedded broker answers that too low.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from streams.broker import make_reader, started
+from streams.settings import Settings
+
+log = logging.getLogger("mailsluice.follow")
+Sink = Callable[[Sequence[Any]], None]
+"""Takes aiokafka ConsumerRecords of one partition, in offset order; must not block."""
+
+
+@dataclass(slots=True, eq=False)
+class _Followed:
+    sink: Sink
+    next: int
+    sought: bool = False
+    answered: int = 0
+    """aiokafka's stamp of the last fetch answer (wall ms; only compared for being another one)."""
+    answers: int = 0
+    stamped: float = float("-inf")
+    fresh_at: float = float("-inf")
+    waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+    """(number of answers to wait for, who waits)."""
+
+
+class Follower:
+    """The reader. ``fatal`` ends the process when the reading cannot go on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        fatal: Callable[[int, str], Any],
+        monotonic: Callable[[], float] = time.monotonic,
+        make: Callable[[Settings], AIOKafkaConsumer] = make_reader,
+    ) -> None:
+        self._settings = settings
+        self._fatal = fatal
+        self._monotonic = monotonic
+        self._consumer = make(settings)
+        self._followed: dict[TopicPartition, _Followed] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = False
+
+    async def start(self) -> None:
+        """Connect and start reading."""
+        await started(self._consumer)
+        task = asyncio.create_task(self._read(), name="follower")
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._consumer.stop()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._fatal(70, f"the follower ended: {task.exception()!r}")
+
+    async def first(self, topic: str, partition: int) -> int:
+        """The first offset that the partition still holds."""
+        tp = TopicPartition(self._settings.topic(topic), partition)
+        return int((await self._consumer.beginning_offsets([tp]))[tp])
+
+    async def follow(self, topic: str, partition: int, sink: Sink, start: int) -> None:
+        """Hand the partition's records from ``start`` on to ``sink``; returns when read to its present end."""
+        tp = TopicPartition(self._settings.topic(topic), partition)
+        self._followed[tp] = _Followed(sink, start)
+        self._assign()
+        await self._wait(tp, 1)
+
+    def forget(self, topic: str, partition: int) -> None:
+        """Stop following a partition."""
+        tp = TopicPartition(self._settings.topic(topic), partition)
+        followed = self._followed.pop(tp, None)
+        if followed is not None:
+            for _, waiter in followed.waiters:
+                waiter.cancel()
+            self._assign()
+
+    async def to_end(self, topic: str, partition: int) -> None:
+        """Return when everything that is in the partition now was handed over."""
+        # Two answers: the first may have been on its way when this was called.
+        await self._wait(TopicPartition(self._settings.topic(topic), partition), 2)
+
+    async def _wait(self, tp: TopicPartition, answers: int) -> None:
+        followed = self._followed[tp]
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        followed.waiters.append((followed.answers + answers, waiter))
+        await waiter
+
+    def fresh(self, topic: str, partition: int, seconds: float) -> bool:
+        """Whether the partition was confirmed read to its end within the last ``seconds``."""
+        followed = self._followed.get(TopicPartition(self._settings.topic(topic), partition))
+        return followed is not None and self._monotonic() - followed.fresh_at <= seconds
+
+    def _assign(self) -> None:
+        # A new manual assignment forgets every position: each is sought again to our own place.
+        self._consumer.assign(list(self._followed))
+        for tp, followed in self._followed.items():
+            self._consumer.seek(tp, followed.next)
+            followed.answered = 0
+
+    async def _read(self) -> None:
+        while True:
+            if not self._followed:
+                await asyncio.sleep(0.02)
+                continue
+            begun = self._monotonic()
+            try:
+                found = await self._consumer.getmany(timeout_ms=50, max_records=5000)
+            except OffsetOutOfRangeError as error:
+                self._fatal(78, f"a followed position is outside its log: {error}")
+                return
+            except KafkaError as error:
+                log.warning("could not read: %r; trying again", error)
+                await asyncio.sleep(0.3)
+                continue
+            for tp, messages in found.items():
+                followed = self._followed.get(tp)
+                if followed is None:
+                    continue
+                if messages[0].offset < followed.next:
+                    messages = [m for m in messages if m.offset >= followed.next]
+                    if not messages:
+                        continue
+                followed.sink(messages)
+                followed.next = messages[-1].offset + 1
+            for tp, followed in self._followed.items():
+                self._progress(tp, followed, begun)
+            if found:
+                await asyncio.sleep(0)
+
+    def _progress(self, tp: TopicPartition, followed: _Followed, begun: float) -> None:
+        stamp = self._consumer.last_poll_timestamp(tp)
+        if stamp is None:
+            return
+        if stamp != followed.answered:
+            followed.answered = stamp
+            followed.answers += 1
+            followed.stamped = begun
+        if followed.next < self._consumer.highwater(tp):
+            return
+        followed.fresh_at = followed.stamped
+        waiting = followed.waiters
+        if waiting:
+            followed.waiters = [w for w in waiting if followed.answers < w[0]]
+            for answers, waiter in waiting:
+                if followed.answers >= answers and not waiter.done():
+                    waiter.set_result(None)

@@ -1,0 +1,118 @@
+"""Every metric of the project, in one catalogue. No other module makes one.
+
+Labels never hold an address or a raw reply. Names are durable: dashboards and alerts hang on them
+(pinned by tests/streams/test_metrics.py).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+_AGES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+
+RECORDS_IN = Counter(
+    "mailsluice_records_in_total", "Records handed to a stage", ["stage", "topic"], registry=REGISTRY
+)
+RECORDS_OUT = Counter(
+    "mailsluice_records_out_total",
+    "Records written by a stage and acknowledged",
+    ["stage", "topic"],
+    registry=REGISTRY,
+)
+DEAD_LETTERS = Counter(
+    "mailsluice_dead_letters_total",
+    "Records sent to the dead letters",
+    ["stage", "reason"],
+    registry=REGISTRY,
+)
+RETRIES = Counter(
+    "mailsluice_retries_total",
+    "Batches handed in again because a dependency was unwell",
+    ["stage"],
+    registry=REGISTRY,
+)
+BUGS = Counter("mailsluice_bugs_total", "Records on which an agent raised", ["stage"], registry=REGISTRY)
+STAGE_SECONDS = Counter(
+    "mailsluice_stage_busy_seconds_total", "Wall time a stage spent in batches", ["stage"], registry=REGISTRY
+)
+IN_WORK = Gauge(
+    "mailsluice_records_in_work", "Records taken and not yet committed", ["stage"], registry=REGISTRY
+)
+OLDEST = Gauge(
+    "mailsluice_oldest_message_seconds", "Age of the oldest record in work", ["stage"], registry=REGISTRY
+)
+LAG = Gauge(
+    "mailsluice_lag_records",
+    "Records in the stage's topics that it has not taken yet",
+    ["stage", "topic"],
+    registry=REGISTRY,
+)
+OWNED = Gauge(
+    "mailsluice_partitions_owned", "Partitions that this process owns", ["stage"], registry=REGISTRY
+)
+REBALANCES = Counter("mailsluice_rebalances_total", "Assignments received", ["stage"], registry=REGISTRY)
+COMMITS = Counter(
+    "mailsluice_commits_total", "Offset commits by result", ["stage", "result"], registry=REGISTRY
+)
+STRAY_PARTITIONS = Gauge(
+    "mailsluice_stray_partitions",
+    "Partitions beyond P that the broker shows; ignored",
+    ["stage"],
+    registry=REGISTRY,
+)
+UNACKED = Gauge(
+    "mailsluice_unacknowledged_records",
+    "Records written and not yet acknowledged",
+    ["stage"],
+    registry=REGISTRY,
+)
+REPEATS = Counter(
+    "mailsluice_repeats_total", "Copies of a mail that a gate dropped", ["gate"], registry=REGISTRY
+)
+OUTCOMES = Counter(
+    "mailsluice_outcomes_total",
+    "Attempts by outcome",
+    ["provider", "source", "state", "klass"],
+    registry=REGISTRY,
+)
+ATTEMPT_SECONDS = Histogram(
+    "mailsluice_attempt_seconds", "From MAIL to the reply", ["provider"], buckets=_FAST, registry=REGISTRY
+)
+DELIVERY_AGE = Histogram(
+    "mailsluice_delivery_age_seconds",
+    "From received to the 250",
+    ["provider", "stream"],
+    buckets=_AGES,
+    registry=REGISTRY,
+)
+CONNECTIONS = Gauge(
+    "mailsluice_smtp_connections", "SMTP connections open", ["provider", "source"], registry=REGISTRY
+)
+WAITING = Gauge(
+    "mailsluice_lane_waiting",
+    "Mails in the lane's buffers of this process",
+    ["provider", "source"],
+    registry=REGISTRY,
+)
+LANE_RATE = Gauge(
+    "mailsluice_lane_rate", "Messages/s that this process may send", ["provider", "source"], registry=REGISTRY
+)
+LANE_LIMIT = Gauge(
+    "mailsluice_lane_limit",
+    "Messages/s that the policy allows in all",
+    ["provider", "source"],
+    registry=REGISTRY,
+)
+LANE_SUSPENDED = Gauge(
+    "mailsluice_lane_suspended_until",
+    "Unix time until which the lane is suspended; 0 = it is not",
+    ["provider", "source"],
+    registry=REGISTRY,
+)
+EVENTS = Counter("mailsluice_events_total", "Public events by kind", ["kind"], registry=REGISTRY)
+EDGE_REQUESTS = Counter(
+    "mailsluice_edge_requests_total", "Requests at the edge", ["edge", "kind", "status"], registry=REGISTRY
+)
+SUPPRESSIONS = Counter("mailsluice_suppressions_total", "Suppressions written", ["reason"], registry=REGISTRY)

@@ -1,0 +1,190 @@
+"""Environment -> frozen Settings, validated whole: all faults in one error."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class BadSettings(Exception):
+    """One or more settings are wrong; the text lists every fault with its variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of a worker. The variable of a field is ``MAILSLUICE_`` + its name in capitals."""
+
+    broker: str = "127.0.0.1:9092"
+    """Kafka bootstrap servers, HOST:PORT[,HOST:PORT]."""
+    broker_idempotent: bool = True
+    """Idempotent producer. Off for the embedded broker, which does not know it."""
+    prefix: str = ""
+    """Before every topic, group and application name; for tests and shared clusters."""
+    state: Path = Path("state")
+    """Directory of the local state files. A lost one is rebuilt from Kafka."""
+    session: float = 10.0
+    """Seconds without a heartbeat after which a worker loses its partitions (3 to 6 on the embedded broker)."""
+    commit: float = 0.5
+    """Seconds between offset commits."""
+    largest: int = 12_000_000
+    """Bytes of the largest record that a stage writes."""
+    linger: float = 0.005
+    """Seconds the producer waits to fill a batch."""
+    window_bytes: int = 64_000_000
+    """Bytes in work per partition before a stage stops reading it."""
+    drain: float = 5.0
+    """Seconds a stage may take to settle on a rebalance."""
+    deliver_drain: float = 10.0
+    """Seconds deliver keeps connections past their final dot on SIGTERM (660 on Kubernetes)."""
+    partitions: int = 8
+    """P for ``topics apply`` on a new cluster; afterwards the topology record decides."""
+    replication: int = 1
+    """Replication factor for ``topics apply`` (3 in production, with min.insync.replicas 2)."""
+    rungs: tuple[float, ...] = (60.0, 600.0, 3600.0, 21600.0)
+    """Seconds of the wait ladder's rungs 1m, 10m, 1h, 6h (the demo: 1, 3, 10, 30)."""
+    lifetime: float = 7 * 86400.0
+    """Seconds after its due time at which a mail expires."""
+    dns: str = ""
+    """HOST:PORT of the resolver; empty = the system's."""
+    deliver_port: int = 25
+    """Port of the mail hosts (demo: 2525)."""
+    deliver_sources: tuple[str, ...] = ()
+    """Local addresses to send from; empty = the system chooses (named ``default``)."""
+    deliver_networks: str = "public"
+    """Networks that mail may be sent to: ``public``, or CIDRs separated by commas."""
+    deliver_hostname: str = ""
+    """Name for EHLO; empty = this machine's name."""
+    deliver_unacked: int = 200
+    """Unacknowledged outcomes above which no DATA starts."""
+    screen_horizon: float = 14 * 86400.0
+    """Seconds for which gate one remembers a send."""
+    keys: Path = Path("keys")
+    """Directory of the DKIM keys (see ``mailsluice dkim``)."""
+    secret: str = ""
+    """Secret of the tokens, at least 32 characters; several separated by commas: the first mints."""
+    base_url: str = "http://127.0.0.1:8025"
+    """Public base URL of the HTTP edge."""
+    return_domain: str = "bounces.localhost.test"
+    """Domain of the return paths; its MX is the SMTP edge."""
+    edge_http: str = "127.0.0.1:8025"
+    """HOST:PORT the HTTP edge listens on."""
+    edge_smtp: str = "127.0.0.1:8026"
+    """HOST:PORT the SMTP edge listens on."""
+    metrics: str = ""
+    """HOST:PORT for /metrics, /healthz and /readyz; empty = off."""
+    policy: Path | None = None
+    """Shaping policy that overrides the shipped one."""
+    profile: str = "production"
+    """production or demo: intervals of the control law."""
+    log: str = "INFO"
+    """Log level."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Nothing is read into it; tests hand agents' own settings over with it."""
+
+    def topic(self, name: str) -> str:
+        """The broker's name of a logical topic."""
+        return self.prefix + name
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make these settings again (for child processes)."""
+        found = {}
+        default = Settings()
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name != "extra" and value != getattr(default, item.name):
+                found[variable(item.name)] = _text(value)
+        return found
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return "MAILSLUICE_" + name.upper()
+
+
+def load(environment: Mapping[str, str], **override: Any) -> Settings:
+    """Settings from the environment. Raises BadSettings with every fault, unknown variables included."""
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(Settings)
+    known = {variable(item.name): item.name for item in dataclasses.fields(Settings) if item.name != "extra"}
+    for key, raw in sorted(environment.items()):
+        if not key.startswith("MAILSLUICE_") or key in _OTHERS:
+            continue
+        name = known.get(key)
+        if name is None:
+            faults.append(f"{key}: no such setting (see `mailsluice settings`)")
+            continue
+        try:
+            values[name] = _value(hints[name], raw)
+        except ValueError as error:
+            faults.append(f"{key}={raw[:60]!r}: {error}")
+    values.update(override)
+    if not faults:
+        settings = Settings(**values)
+        faults = _check(settings)
+        if not faults:
+            return settings
+    raise BadSettings("; ".join(faults))
+
+
+_OTHERS = frozenset({"MAILSLUICE_TEST", "MAILSLUICE_CACHE"})
+
+
+def _check(settings: Settings) -> list[str]:
+    faults = []
+    if not 1 <= settings.partitions <= 10_000:
+        faults.append("MAILSLUICE_PARTITIONS must be 1 to 10000")
+    if len(settings.rungs) != 4 or list(settings.rungs) != sorted(settings.rungs) or settings.rungs[0] <= 0:
+        faults.append("MAILSLUICE_RUNGS must be 4 growing lengths in seconds")
+    if settings.secret and min(len(s) for s in settings.secret.split(",")) < 32:
+        faults.append("MAILSLUICE_SECRET: each secret needs at least 32 characters")
+    if settings.profile not in ("production", "demo"):
+        faults.append("MAILSLUICE_PROFILE must be production or demo")
+    for name in ("session", "commit", "lifetime", "screen_horizon", "drain"):
+        if getattr(settings, name) <= 0:
+            faults.append(f"{variable(name)} must be above 0 seconds")
+    try:
+        settings_networks(settings.deliver_networks)
+    except ValueError as error:
+        faults.append(f"MAILSLUICE_DELIVER_NETWORKS: {error}")
+    return faults
+
+
+def settings_networks(
+    text: str,
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] | None:
+    """The networks mail may go to; None = public addresses only. Raises ValueError."""
+    if text == "public":
+        return None
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+
+
+def _value(kind: Any, raw: str) -> Any:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        if raw == "":
+            return None
+    if kind is bool:
+        if raw.lower() in ("1", "true", "yes", "on"):
+            return True
+        if raw.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("expected 1 or 0")
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(item(part.strip()) for part in raw.split(",") if part.strip())
+    return kind(raw)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(v) for v in value)
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return "" if value is None else str(value)

@@ -1,0 +1,178 @@
+"""State and views of a partition, materialised from a compacted topic (design, "Nothing lost", 7)."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agents import Out, Ticket
+from schemas.codec import Headers
+from streams.broker import die
+from streams.follow import Follower
+from streams.store import Store
+
+log = logging.getLogger("mailsluice.state")
+Newer = Callable[[bytes, bytes], bool]
+"""(value in the store, value from the log) -> whether the one from the log takes its place."""
+Until = Callable[[bytes], float]
+"""Value -> Unix time at which the row may go; 0 = never."""
+
+
+def always(_old: bytes, _new: bytes) -> bool:
+    """The log's order decides."""
+    return True
+
+
+class PartitionState:
+    """One partition of a compacted topic in SQLite; ``put`` writes to the topic, the tail to the file."""
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        store: Store,
+        follower: Follower,
+        *,
+        headers: Headers | None = None,
+        newer: Newer | None = None,
+        until: Until | None = None,
+        rewrite: Callable[[Out], None] | None = None,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._store = store
+        self._follower = follower
+        self._headers = headers or {}
+        self._newer = newer
+        self._until = until or (lambda _value: 0.0)
+        self._rewrite = rewrite
+        self._own: dict[bytes, bytes | None] = {}
+        """Own writes that the tail has not brought back yet: they win over the file."""
+
+    async def open(self) -> None:
+        """Read the log from the stored position to its end. A position outside the log starts anew."""
+        first = await self._follower.first(self.topic, self.partition)
+        # Below the log's start nothing is missing: a compacted topic keeps the last value of every key.
+        start = max(self._store.position(self.topic), first)
+        await self._follower.follow(self.topic, self.partition, self._apply, start)
+
+    async def close(self) -> None:
+        """Stop following and close the file."""
+        self._follower.forget(self.topic, self.partition)
+        self._store.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value under ``key``; own writes are seen at once."""
+        if key in self._own:
+            return self._own[key]
+        return self._store.get(key)
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """All (key, value) with the prefix; own writes are seen at once."""
+        found = self._store.scan(prefix)
+        own = self._own
+        if own and any(key.startswith(prefix) for key in own):
+            rows = dict(found)
+            for key, value in own.items():
+                if not key.startswith(prefix):
+                    continue
+                if value is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = value
+            found = sorted(rows.items())
+        return found
+
+    def put(
+        self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None
+    ) -> None:
+        """Write to the changelog as an output of ``ticket``."""
+        self._own[key] = value
+        ticket.emit(Out(self.topic, value, self._headers, key, self.partition), acked)
+
+    def _apply(self, messages: Sequence[Any]) -> None:
+        puts: dict[bytes, tuple[bytes, bytes, float]] = {}
+        deletes: set[bytes] = set()
+        own, newer = self._own, self._newer
+        for message in messages:
+            key, value = message.key, message.value
+            if key is None:
+                continue
+            if key in own and own[key] == value:
+                del own[key]
+            if value is None:
+                puts.pop(key, None)
+                deletes.add(key)
+                continue
+            if newer is not None:
+                waiting = puts.get(key)
+                old = waiting[1] if waiting else (None if key in deletes else self._store.get(key))
+                if old is not None and old != value and not newer(old, value):
+                    # A late writer (a former owner) put an older value behind ours: ours goes after it.
+                    if self._rewrite is not None and key not in own:
+                        self._rewrite(Out(self.topic, old, self._headers, key, self.partition))
+                    continue
+            deletes.discard(key)
+            puts[key] = (key, value, self._until(value))
+        try:
+            self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes)
+        except sqlite3.Error as error:
+            die(74, f"could not write the state file {self._store.path.name}: {error}; is the disk full?")
+
+    def expire(self, now: float) -> int:
+        """Delete rows whose time has passed."""
+        return self._store.expire(now)
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether the topic's partition was read to its end within the last ``seconds``."""
+        return self._follower.fresh(self.topic, self.partition, seconds)
+
+
+class StateFiles:
+    """``States`` of one topic for one stage: opens partitions' files in ``directory``."""
+
+    def __init__(
+        self,
+        topic: str,
+        directory: Path,
+        follower: Follower,
+        partitions: int,
+        *,
+        headers: Headers | None = None,
+        newer: Newer | None = None,
+        until: Until | None = None,
+        rewrite: Callable[[Out], None] | None = None,
+    ) -> None:
+        self._topic = topic
+        self._directory = directory
+        self._follower = follower
+        self._partitions = partitions
+        self._options: dict[str, Any] = {
+            "headers": headers,
+            "newer": newer,
+            "until": until,
+            "rewrite": rewrite,
+        }
+        self._open: dict[int, PartitionState] = {}
+
+    async def open(self, partition: int) -> PartitionState:
+        """The partition's state, read to its end."""
+        identity = f"{self._topic}/{partition} of {self._partitions}"
+        store = Store(self._directory / f"{self._topic}-{partition}.sqlite", identity)
+        state = PartitionState(self._topic, partition, store, self._follower, **self._options)
+        await state.open()
+        self._open[partition] = state
+        return state
+
+    async def close(self, partition: int) -> None:
+        """Close the partition's state, if it is open."""
+        state = self._open.pop(partition, None)
+        if state is not None:
+            await state.close()
+
+    def opened(self) -> list[PartitionState]:
+        """The states open now."""
+        return list(self._open.values())

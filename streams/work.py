@@ -1,0 +1,191 @@
+"""A record in work: the ticket that agents get, and how a batch of them is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from agents import Agent, Out, Retry, Stage
+from schemas.codec import Malformed, Record
+from schemas.mail import base_topic
+from streams import metrics
+from streams.broker import Outbox
+from streams.topics import BY_NAME
+
+log = logging.getLogger("mailsluice.work")
+
+
+class BugLimit(Exception):
+    """So many records raised that the code is at fault, not they: the stage stops."""
+
+
+class Desk:
+    """What all tickets of one stage in one process share."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        outbox: Outbox,
+        largest: int,
+        clock: Callable[[], float] = time.time,
+        bugs_allowed: int = 20,
+    ) -> None:
+        self.stage = stage
+        self.outbox = outbox
+        self.largest = largest
+        self.clock = clock
+        self.chain: dict[str, Callable[[Out, Callable[[], None]], None]] = {}
+        self._bugs: list[float] = []
+        self._bugs_allowed = bugs_allowed
+
+    def write(self, out: Out, acked: Callable[[], None]) -> None:
+        """An output goes to the chained stage of this process, or to the broker."""
+        chained = self.chain.get(base_topic(out.topic))
+        if chained is not None:
+            chained(out, acked)
+        else:
+            self.outbox.put(out, lambda _offset: acked())
+
+    def bug(self, work: Work, error: BaseException) -> None:
+        """An agent raised on this record alone: dead letter, ERROR, and a limit on their rate."""
+        metrics.BUGS.labels(self.stage.name).inc()
+        now = self.clock()
+        self._bugs = [at for at in self._bugs if at > now - 60] + [now]
+        log.error(
+            "stage %s raised on %s/%s@%s; the record goes to the dead letters",
+            self.stage.name,
+            work.record.topic,
+            work.record.partition,
+            work.record.offset,
+            exc_info=error,
+        )
+        if len(self._bugs) > self._bugs_allowed:
+            raise BugLimit(
+                f"stage {self.stage.name}: {len(self._bugs)} records raised within a minute; last: {error!r}"
+            )
+        work.reject("bug", f"{type(error).__name__}: {error}")
+
+
+class Work:
+    """One record in work (agents see it as ``Ticket``)."""
+
+    __slots__ = ("_desk", "_on_finish", "_pending", "_said_done", "finished", "kept", "record", "settled")
+
+    def __init__(self, record: Record, desk: Desk, on_finish: Callable[[Work], None]) -> None:
+        self.record = record
+        self._desk = desk
+        self._on_finish = on_finish
+        self._pending = 0
+        self._said_done = False
+        self.finished = False
+        self.kept = False
+        self.settled = False
+
+    def emit(self, out: Out, acked: Callable[[], None] | None = None) -> None:
+        """Write an output; too large a one dead-letters the record instead."""
+        if out.value is not None and len(out.value) > self._desk.largest:
+            self.reject(
+                "too_large",
+                f"an output for {out.topic} has {len(out.value)} bytes, the limit is {self._desk.largest}",
+            )
+            return
+        self._pending += 1
+        self._desk.write(out, self._acknowledged if acked is None else lambda: self._acknowledged_then(acked))
+
+    def _acknowledged(self) -> None:
+        self._pending -= 1
+        if self._said_done and not self._pending:
+            self._finish()
+
+    def _acknowledged_then(self, acked: Callable[[], None]) -> None:
+        try:
+            acked()  # may emit more: the count must not reach zero before
+        finally:
+            self._acknowledged()
+
+    def done(self) -> None:
+        """No further output: finished when all are acknowledged."""
+        self.settled = True
+        self._said_done = True
+        if not self._pending:
+            self._finish()
+
+    def keep(self) -> None:
+        """Done comes later."""
+        self.settled = True
+        self.kept = True
+
+    def reject(self, reason: str, detail: str) -> None:
+        """To the dead letters, as it came."""
+        if self._said_done:
+            return
+        metrics.DEAD_LETTERS.labels(self._desk.stage.name, reason).inc()
+        self._pending += 1
+        self._desk.outbox.put(
+            dead_letter(self.record, self._desk.stage.name, reason, detail, self._desk.clock()),
+            lambda _o: self._acknowledged(),
+        )
+        self.done()
+
+    def _finish(self) -> None:
+        if not self.finished:
+            self.finished = True
+            self._on_finish(self)
+
+
+def dead_letter(record: Record, stage: str, reason: str, detail: str, now: float) -> Out:
+    """A record as it came, for the dead letters of its topic, with the reason in headers ``dlq_*``."""
+    topic = BY_NAME.get(base_topic(record.topic))
+    headers = dict(record.headers)
+    headers.update(
+        {
+            "dlq_reason": reason.encode(),
+            "dlq_detail": detail[:1000].encode("utf-8", "replace"),
+            "dlq_stage": stage.encode(),
+            "dlq_topic": record.topic.encode(),
+            "dlq_partition": b"%d" % record.partition,
+            "dlq_offset": b"%d" % record.offset,
+            "dlq_timestamp": b"%d" % record.timestamp,
+            "dlq_time": b"%.3f" % now,
+        }
+    )
+    return Out(topic.dlq if topic else "mail-dlq", record.value or b"", headers, record.key, 0)
+
+
+async def hand(agent: Agent, desk: Desk, works: Sequence[Work], partition: int) -> None:
+    """Hand records to the agent until each is done, kept or rejected.
+
+    Retry waits and hands the rest in again; any other error singles out the record that raises. Raises
+    BugLimit when too many do.
+    """
+    todo = list(works)
+    while todo:
+        try:
+            await agent.batch(todo, partition)
+        except Retry as retry:
+            metrics.RETRIES.labels(desk.stage.name).inc()
+            log.warning("stage %s waits %.1f s: %s", desk.stage.name, retry.after, retry)
+            await asyncio.sleep(retry.after)
+        except Malformed as error:
+            if len(todo) == 1:
+                todo[0].reject(error.code, error.detail)
+            else:
+                await _singly(agent, desk, todo, partition)
+        except Exception as error:
+            if len(todo) == 1:
+                desk.bug(todo[0], error)
+            else:
+                await _singly(agent, desk, todo, partition)
+        else:
+            for work in todo:
+                if not work.settled:
+                    desk.bug(work, RuntimeError("the agent neither finished nor kept the record"))
+        todo = [work for work in todo if not work.settled]
+
+
+async def _singly(agent: Agent, desk: Desk, works: Sequence[Work], partition: int) -> None:
+    for work in works:
+        if not work.settled:
+            await hand(agent, desk, [work], partition)
