@@ -10,6 +10,7 @@ change what they must, so that nobody parses a body to route it.
 ``origin``     topic/partition/offset/timestamp/index of the send
 ``tenant`` ``campaign`` ``stream``   identifiers; stream is marketing or transactional
 ``to``         recipient, normalised (schemas.address); its murmur2 is the partition
+``rcpt``       what goes into RCPT TO, where it differs from ``to`` (case of the local part)
 ``attempt``    the attempt that this record asks for: 1 for the first
 ``expires``    Unix seconds: later than this it is not sent any more
 ``not_before`` Unix seconds: a scheduled mail; absent = now
