@@ -1,0 +1,257 @@
+"""From an address to a Session: TCP, banner, EHLO, STARTTLS by aiosmtplib, which then hands over.
+
+Where mail goes is said by other people's DNS, so the address is checked against the allowed networks
+first: an MX that points to 127.0.0.1 or into a private network gets nothing from us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import cast
+
+import aiosmtplib
+
+from agents.deliver.attempt import Facts, Timeouts
+from agents.deliver.smtp import Session
+from agents.deliver.tls import Tls, TlsMode, contexts, facts
+from agents.deliver.wire import clean
+
+_BIND_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+_NAT64 = ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Where mail may go: every globally routable address (``public``) and these networks."""
+
+    public: bool = True
+    extra: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Networks:
+        """From a setting: ``public``, networks in CIDR notation, or both, separated by commas.
+
+        Raises ValueError for anything else."""
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        return cls("public" in words, tuple(ip_network(word) for word in words if word != "public"))
+
+    def allow(self, address: str) -> bool:
+        """Whether mail may be sent to the address. An IPv4 address inside an IPv6 one counts as itself."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(found, IPv6Address):
+            inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+            found = inner or (ip_address(found.packed[-4:]) if found in _NAT64 else found)
+        if any(found in network for network in self.extra):
+            return True
+        return self.public and found.is_global and not (found.is_multicast or found.is_reserved)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to connect. Times in seconds, each for one phase.
+
+    ``hostname``: said in EHLO; must be the name that the source's PTR record gives. ``ehlo``: for the
+    banner and for each EHLO.
+    """
+
+    hostname: str
+    port: int = 25
+    connect: float = 30.0
+    ehlo: float = 120.0
+    starttls: float = 120.0
+    networks: Networks = field(default_factory=Networks)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    tls: Tls = field(default_factory=contexts)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of one MX host. ``port`` 0: the setting's."""
+
+    host: str
+    ip: str
+    port: int = 0
+    tls: TlsMode = "opportunistic"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed:
+    """No connection, and why.
+
+    ``phase``: connect (with the banner), ehlo, starttls. ``code``: of the server's reply, else 0.
+    ``why``: bounded: network (not an allowed destination), unreachable, timeout, closed, reply (it said
+    ``code``), nonsense, tls, no_hosts, stopping. ``retry_at``: monotonic seconds before which the pool
+    does not try this address again, 0 unknown; ``cached``: it was not tried now for that reason.
+    """
+
+    phase: str
+    code: int
+    text: str
+    temporary: bool
+    why: str
+    host: str = ""
+    ip: str = ""
+    retry_at: float = 0.0
+    cached: bool = False
+
+
+class _Failed(Exception):
+    def __init__(self, phase: str, why: str, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.phase, self.why, self.text, self.code = phase, why, text, code
+
+
+async def connect(
+    target: Target, settings: Settings, source: str = "", clock: Callable[[], float] = time.monotonic
+) -> Session | ConnectFailed:
+    """A Session after EHLO and, where offered, STARTTLS; or why not. Never raises for what a server does.
+
+    ``source``: local address to send from, empty for the system's choice. Where STARTTLS fails and TLS is
+    not required, connects once more and stays in clear (RFC 7435).
+    """
+    if not settings.networks.allow(target.ip):
+        text = f"{target.host} [{target.ip}] is not in a network that mail may go to"
+        return ConnectFailed("connect", 0, text, False, "network", target.host, target.ip)
+    try:
+        try:
+            return await _open(target, settings, source, clock)
+        except _Failed as failed:
+            if failed.phase != "starttls" or target.tls != "opportunistic":
+                raise
+            return await _open(replace(target, tls="off"), settings, source, clock)
+    except _Failed as failed:
+        temporary = not 500 <= failed.code < 600
+        return ConnectFailed(
+            failed.phase, failed.code, failed.text, temporary, failed.why, target.host, target.ip
+        )
+
+
+async def _open(target: Target, settings: Settings, source: str, clock: Callable[[], float]) -> Session:
+    sock = await _dial(target, settings, source)
+    client = aiosmtplib.SMTP(hostname=target.ip, local_hostname=settings.hostname, start_tls=False, sock=sock)
+    try:
+        with _phase("connect"):
+            banner = await client.connect(timeout=settings.ehlo)
+        await _greet(client, settings)
+        raw = cast(asyncio.Transport, client.transport)
+        if target.tls != "off":
+            await _encrypt(client, target, settings)
+        return _hand_over(client, raw, target, source, banner.message, settings, clock)
+    except BaseException:
+        if client.transport is not None:
+            cast(asyncio.Transport, client.transport).abort()
+        client.close()
+        sock.close()
+        raise
+
+
+async def _dial(target: Target, settings: Settings, source: str) -> socket.socket:
+    """A connected socket, bound to the source address."""
+    family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if source:
+            if sys.platform == "linux":  # else each connection takes a port of its own, whatever its peer
+                sock.setsockopt(socket.IPPROTO_IP, _BIND_NO_PORT, 1)
+            sock.bind((source, 0))
+        address = (target.ip, target.port or settings.port)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, address), settings.connect)
+        return sock
+    except TimeoutError:
+        sock.close()
+        raise _Failed("connect", "timeout", f"no connection within {settings.connect:g} s") from None
+    except OSError as error:
+        sock.close()
+        raise _Failed("connect", "unreachable", f"no connection: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextlib.contextmanager
+def _phase(name: str) -> Iterator[None]:
+    """What aiosmtplib raises, as one exception of ours."""
+    try:
+        yield
+    except aiosmtplib.SMTPResponseException as error:
+        text = clean(error.message.replace("\n", " "))
+        if (200 if name != "connect" else 400) <= error.code < 600:
+            raise _Failed(name, "reply", text, error.code) from None
+        raise _Failed(name, "nonsense", f"unexpected reply: {error.code} {text}") from None
+    except aiosmtplib.SMTPTimeoutError:
+        raise _Failed(name, "timeout", f"no answer in phase {name} in time") from None
+    except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        why = "tls" if name == "starttls" else "closed"
+        raise _Failed(name, why, clean(f"{type(error).__name__}: {error}")) from None
+
+
+async def _greet(client: aiosmtplib.SMTP, settings: Settings) -> None:
+    """EHLO, and HELO where the server does not know it (RFC 5321 3.2)."""
+    try:
+        with _phase("ehlo"):
+            await client.ehlo(timeout=settings.ehlo)
+    except _Failed as failed:
+        if not (500 <= failed.code < 600 and client.is_connected):
+            raise
+        with _phase("ehlo"):
+            await client.helo(timeout=settings.ehlo)
+
+
+async def _encrypt(client: aiosmtplib.SMTP, target: Target, settings: Settings) -> None:
+    """STARTTLS and EHLO once more (RFC 3207)."""
+    if not client.supports_extension("starttls"):
+        if target.tls == "opportunistic":
+            return
+        raise _Failed("starttls", "tls", "the server does not offer STARTTLS, which is required here")
+    context = settings.tls.context(target.tls)
+    with _phase("starttls"):
+        name = target.host.rstrip(".") or None
+        await client.starttls(tls_context=context, server_hostname=name, timeout=settings.starttls)
+    try:
+        await _greet(client, settings)
+    except _Failed as failed:  # TLS 1.3: the server's alert comes after our side of the handshake is done
+        raise failed if failed.code else _Failed("starttls", "tls", failed.text) from None
+
+
+def _hand_over(
+    client: aiosmtplib.SMTP,
+    raw: asyncio.Transport,
+    target: Target,
+    source: str,
+    banner: str,
+    settings: Settings,
+    clock: Callable[[], float],
+) -> Session:
+    """The transport goes from aiosmtplib's protocol to ours; nothing may be left in its buffer."""
+    transport, protocol = cast(asyncio.Transport | None, client.transport), client.protocol
+    if transport is None or protocol is None or transport.is_closing():
+        raise _Failed("ehlo", "closed", "the server closed the connection after EHLO")
+    if protocol._buffer:
+        raise _Failed("ehlo", "nonsense", "the server sent more than the reply to EHLO")
+    size = client.esmtp_extensions.get("size", "")
+    local = transport.get_extra_info("sockname")
+    version, cipher = facts(transport)
+    known = Facts(
+        host=target.host,
+        ip=target.ip,
+        source=local[0] if local else source,
+        banner=clean(banner.replace("\n", " ")),
+        extensions=frozenset(name.upper() for name in client.esmtp_extensions),
+        size=int(size) if size.isdigit() and len(size) < 16 else 0,
+        tls=version,
+        cipher=cipher,
+        verified=bool(version) and target.tls == "verify",
+    )
+    client.transport = client.protocol = None
+    return Session(transport, raw, known, settings.timeouts, clock)
