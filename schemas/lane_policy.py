@@ -16,6 +16,10 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``rate`` messages/s, ``minimum`` the floor that workers without a lease share, ``connections`` in
     all, ``per_connection`` messages before QUIT. ``suspended_until`` Unix seconds. ``epoch`` is the
     leader's (offset of its first record): a lower epoch behind a higher one is ignored.
+
+    ``base`` … ``frozen_until`` are what the next leader of shape has to remember; workers need none of it:
+    the rate without the passing cap, the rate at which the provider pushed back, when the law last cut
+    and raised, until when a reaction caps (``cap_until``) and until when growth is frozen.
     """
 
     kind: Literal["source", "dkim"]
@@ -29,6 +33,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     time: float = 0.0
     epoch: int = 0
+    base: float = 0.0
+    ceiling: float = 0.0
+    cut_at: float = 0.0
+    raised_at: float = 0.0
+    cap_until: float = 0.0
+    frozen_until: float = 0.0
 
     @property
     def key(self) -> bytes:
@@ -41,7 +51,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A share of a limit, lent to one worker incarnation in answer to its report ``number``.
 
     The worker counts ``duration`` (seconds) from the moment it *sent* that report, on its monotonic
-    clock; shape counts from publishing: the worker stops first.
+    clock; shape counts from publishing: the worker stops first. A lease comes on top of the floor
+    (policy minimum x owned partitions / P) and never adds up, over all workers, to more than policy rate
+    - minimum; ``connections`` 0 means: it is another worker's turn. ``time`` Unix seconds, for people.
     """
 
     worker: str
@@ -53,6 +65,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connections: int
     per_connection: int
     duration: float
+    time: float = 0.0
     epoch: int = 0
 
     @property

@@ -26,8 +26,9 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums of one worker incarnation, lane, source and DKIM domain; ``number`` counts its reports up.
 
     ``kind`` ``delivery`` comes from deliver, ``feedback`` (complaints, late bounces, engagement) from
-    classify. ``waiting``: records in buffers plus lag; ``connections`` open now; ``lanes_idle`` unused.
-    Times are Unix seconds.
+    classify. ``seconds`` that the sums cover; ``waiting``: records in buffers plus lag; ``connections``
+    open now; ``partitions`` owned; ``domains`` recipient domains attempted. ``time`` is in Unix seconds.
+    A worker with mail waiting reports every second, sums of zero too: the answer is its lease.
     """
 
     worker: str
@@ -37,6 +38,7 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dkim: str = ""
     kind: Literal["delivery", "feedback"] = "delivery"
     time: float = 0.0
+    seconds: float = 1.0
     attempts: int = 0
     delivered: int = 0
     deferred: int = 0

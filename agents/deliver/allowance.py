@@ -1,0 +1,231 @@
+"""What this worker may send now: the worker's side of limits and leases (``mail-lane-policy``).
+
+Fed with the records of the policy topic in offset order and with the numbers of the reports sent. Pure:
+the clocks are arguments. ``mono`` is this machine's monotonic clock, ``wall`` Unix seconds.
+
+A live lease comes on top of the floor; without one there is only the floor: the policy's minimum x owned
+partitions / P, over all workers together the minimum. Suspended: nothing. A cut of the policy scales the
+lease that was lent under it at once; only a new lease raises.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+
+Kind = str
+Key = tuple[Kind, str, str]
+"""kind (source or dkim), name, provider."""
+MOST_WAIT = 1.0
+REMEMBERED = 4096
+"""Reports whose sending time is kept: an answer to an older one is worth nothing any more."""
+
+
+class Rate(NamedTuple):
+    """What may be sent: messages/s, open connections, messages per connection, and why."""
+
+    rate: float
+    connections: int
+    per_connection: int
+    suspended_until: float = 0.0
+    reason: str = ""
+
+
+UNKNOWN = Rate(0.05, 1, 20, 0.0, "no policy yet")
+"""The floor of all workers together before shape has said anything about a source."""
+
+
+class TokenBucket:
+    """Paces one limit. Starts empty; holds at most ``max(1, burst seconds' worth)`` messages."""
+
+    __slots__ = ("_burst", "_last", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float, burst: float = 0.2) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = 0.0
+        self._last = now
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """From ``now`` on, ``rate`` messages/s; what was earned before stays, within the new burst."""
+        if rate != self._rate:
+            self.wait(now)
+            self._rate = rate
+
+    def wait(self, now: float) -> float:
+        """Seconds until a message may go, 0.0 = now; at most MOST_WAIT, then ask again."""
+        most = max(1.0, self._rate * self._burst)
+        self._tokens = min(most, self._tokens + max(0.0, now - self._last) * self._rate)
+        self._last = max(self._last, now)
+        # Adding 0.1 ten times gives a little less than 1.
+        if self._tokens >= 1.0 - 1e-9:
+            return 0.0
+        return min(MOST_WAIT, (1.0 - self._tokens) / self._rate) if self._rate > 0 else MOST_WAIT
+
+    def spend(self) -> None:
+        """Take one message's worth, after ``wait`` said 0.0."""
+        self._tokens = max(0.0, self._tokens - 1.0)
+
+    def take(self, now: float) -> float:
+        """0.0: a message may go and is counted. Else the seconds to wait."""
+        wait = self.wait(now)
+        if wait == 0.0:
+            self.spend()
+        return wait
+
+
+class _Line:
+    """One limit as this worker knows it."""
+
+    __slots__ = ("ends", "lease", "policy", "room", "scale")
+
+    def __init__(self) -> None:
+        self.policy: LanePolicy | None = None
+        self.lease: Lease | None = None
+        self.ends = 0.0
+        self.room = 0.0
+        self.scale = 1.0
+
+
+class Allowance:
+    """All limits of one worker incarnation ``worker``; P is ``partitions``. Call ``own`` on assignment."""
+
+    def __init__(self, worker: str, partitions: int, unknown: Rate = UNKNOWN) -> None:
+        self.worker = worker
+        self.epoch = -1
+        self._part = 0.0
+        self._partitions = partitions
+        self._unknown = unknown
+        self._lines: dict[Key, _Line] = {}
+        self._sent: dict[int, float] = {}
+        self._buckets: dict[Key, TokenBucket] = {}
+        self._cache: dict[tuple[str, str, str], tuple[float, float, Rate]] = {}
+        self._paces: dict[Key, tuple[float, float, float]] = {}
+
+    def own(self, partitions: int) -> None:
+        """This worker owns so many partitions now."""
+        self._part = min(1.0, max(0, partitions) / self._partitions)
+        self._changed()
+
+    def sent(self, number: int, mono: float) -> None:
+        """Report ``number`` is about to be sent: call *before* the send, its lease counts from here."""
+        self._sent[number] = mono
+        while len(self._sent) > REMEMBERED:
+            del self._sent[next(iter(self._sent))]
+
+    def feed(self, offset: int, fact: LanePolicy | Lease | Leader | Decision) -> None:
+        """Take in one record of the policy topic. What a displaced leader wrote is ignored."""
+        if isinstance(fact, Leader):
+            self.epoch = max(self.epoch, offset)
+            return
+        if fact.epoch < self.epoch or isinstance(fact, Decision):
+            return
+        self.epoch = fact.epoch
+        key = (fact.kind, fact.name, fact.provider)
+        if isinstance(fact, LanePolicy):
+            if not all(map(math.isfinite, (fact.rate, fact.minimum, fact.suspended_until))):
+                return
+            line = self._lines.setdefault(key, _Line())
+            line.policy = fact
+            if line.room > 0:
+                line.scale = min(line.scale, _room(fact) / line.room)
+        elif fact.worker == self.worker and fact.number in self._sent and math.isfinite(fact.rate):
+            line = self._lines.setdefault(key, _Line())
+            line.lease = fact
+            line.ends = self._sent[fact.number] + fact.duration
+            line.room = _room(line.policy) if line.policy else 0.0
+            line.scale = 1.0
+        else:
+            return
+        self._changed()
+
+    def rate(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> Rate:
+        """The stricter of the source's and the DKIM domain's limit at ``provider``, now."""
+        wanted = (provider, source, dkim)
+        found = self._cache.get(wanted)
+        if found is not None and mono < found[0] and wall < found[1]:
+            return found[2]
+        until_mono, until_wall, first = self._limit(("source", source, provider), mono, wall)
+        if first is None:
+            first = self._unknown._replace(rate=self._unknown.rate * self._part)
+        signer_mono, signer_wall, second = self._limit(("dkim", dkim, provider), mono, wall)
+        best = first if second is None else _stricter(first, second)
+        self._cache[wanted] = (min(until_mono, signer_mono), min(until_wall, signer_wall), best)
+        return best
+
+    def take(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
+        """0.0: one message may go, and is counted at the source's and at the DKIM domain's limit.
+
+        Else the seconds to wait before asking again (at most MOST_WAIT), and nothing is counted. Unlike
+        ``rate`` with a bucket of one's own, this holds the sum over all domains of a source.
+        """
+        buckets = []
+        for key in (("source", source, provider), ("dkim", dkim, provider)):
+            rate = self._own_rate(key, mono, wall)
+            if rate is None:
+                continue
+            bucket = self._buckets.get(key)
+            if bucket is None:
+                bucket = self._buckets[key] = TokenBucket(rate, mono)
+            bucket.set_rate(rate, mono)
+            wait = bucket.wait(mono)
+            if wait > 0.0:
+                return wait
+            buckets.append(bucket)
+        for bucket in buckets:
+            bucket.spend()
+        return 0.0
+
+    def _own_rate(self, key: Key, mono: float, wall: float) -> float | None:
+        found = self._paces.get(key)
+        if found is None or mono >= found[0] or wall >= found[1]:
+            until_mono, until_wall, limit = self._limit(key, mono, wall)
+            # Without a policy a source has the unknown's floor, a DKIM domain no limit of its own.
+            rate = (
+                limit.rate if limit else self._unknown.rate * self._part if key[0] == "source" else math.inf
+            )
+            found = self._paces[key] = (until_mono, until_wall, rate)
+        return None if found[2] == math.inf else found[2]
+
+    def _changed(self) -> None:
+        self._cache.clear()
+        self._paces.clear()
+
+    def _limit(self, key: Key, mono: float, wall: float) -> tuple[float, float, Rate | None]:
+        """(valid until mono, valid until wall, the limit or None where shape has set none)."""
+        line = self._lines.get(key)
+        if line is None or line.policy is None:
+            return math.inf, math.inf, None
+        policy = line.policy
+        if wall < policy.suspended_until:
+            stopped = Rate(0.0, 0, policy.per_connection, policy.suspended_until, policy.reason)
+            return math.inf, policy.suspended_until, stopped
+        floor = policy.minimum * self._part
+        lease = line.lease
+        if lease is None or mono >= line.ends:
+            least = max(1, int(policy.connections * self._part)) if self._part else 0
+            return math.inf, math.inf, Rate(floor, least, policy.per_connection, 0.0, "no lease: the floor")
+        if lease.connections <= 0:
+            return line.ends, math.inf, Rate(0.0, 0, policy.per_connection, 0.0, "another worker's turn")
+        rate = max(0.0, min(lease.rate * line.scale, _room(policy))) + floor
+        connections = min(lease.connections, policy.connections)
+        per_connection = min(lease.per_connection, policy.per_connection)
+        return line.ends, math.inf, Rate(rate, connections, per_connection, 0.0, policy.reason)
+
+
+def _room(policy: LanePolicy) -> float:
+    """What leases share."""
+    return max(0.0, policy.rate - policy.minimum)
+
+
+def _stricter(one: Rate, other: Rate) -> Rate:
+    lower = one if one.rate <= other.rate else other
+    return Rate(
+        lower.rate,
+        min(one.connections, other.connections),
+        min(one.per_connection, other.per_connection),
+        max(one.suspended_until, other.suspended_until),
+        lower.reason,
+    )

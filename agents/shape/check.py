@@ -1,0 +1,35 @@
+"""Is a report to be believed? Reports come from our own workers, but of any version, with any fault."""
+
+from __future__ import annotations
+
+import math
+
+from schemas.lane_report import LaneReport
+
+MOST = 10_000_000
+_COUNTS = (
+    *("attempts", "delivered", "deferred", "bounced", "unknown", "complaints", "late_bounces"),
+    *("opens", "clicks", "waiting", "connections", "partitions"),
+)
+
+
+def refused(report: LaneReport) -> str:
+    """Why a report is not to be believed, or ""; a refused report changes nothing."""
+    for name in _COUNTS:
+        if not 0 <= getattr(report, name) <= MOST:
+            return f"{name} is {getattr(report, name)!s:.20}"
+    if not 0 <= report.number < 2**63:
+        return f"number is {report.number!s:.20}"
+    if not (math.isfinite(report.seconds) and 0.05 <= report.seconds <= 86_400):
+        return f"seconds is {report.seconds}"
+    if not (math.isfinite(report.time) and report.time >= 0):
+        return f"time is {report.time}"
+    names = (report.worker, report.provider, report.source)
+    for text in (*names, report.dkim):
+        if len(text) > 255 or "|" in text or not text.isprintable():
+            return f"not a name: {text[:40]!r}"
+    if not all(names):
+        return "worker, provider and source must be named"
+    if len(report.replies) > 1000 or any(not 0 <= reply.count <= MOST for reply in report.replies):
+        return "replies: more than 1,000 kinds, or an impossible count"
+    return ""

@@ -1,0 +1,62 @@
+"""Decisions and limits as lines for people: what ``mailsluice lanes`` and ``lanes explain`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from schemas.lane_policy import Decision, LanePolicy
+
+_VERBS = {
+    "start": "starts at",
+    "cut": "cut to",
+    "raise": "raised to",
+    "cap": "capped at",
+    "uncap": "back to",
+    "suspend": "suspended; afterwards",
+    "freeze": "growth frozen at",
+}
+
+
+def rate_text(rate: float) -> str:
+    """A rate as people read it: 12.5/s, 20/min, 3/h."""
+    if rate >= 1:
+        return f"{rate:.3g}/s"
+    if rate * 60 >= 1:
+        return f"{rate * 60:.3g}/min"
+    return f"{rate * 3600:.3g}/h"
+
+
+def explain_decision(decision: Decision) -> str:
+    """One dated line, and the reply that caused it on a second one."""
+    subject = f"{decision.provider} from {decision.name}"
+    if decision.kind == "dkim":
+        subject = f"{decision.provider} signed by {decision.name}"
+    verb = _VERBS.get(decision.what, decision.what)
+    line = f"{_time(decision.time)}  {_clean(subject)}: {verb} {rate_text(decision.rate)} ({_clean(decision.reason)})"
+    return f"{line}\n    {_clean(decision.sample)}" if decision.sample else line
+
+
+def explain(decisions: Iterable[Decision], newest: int = 20) -> list[str]:
+    """The ``newest`` decisions, oldest of them first."""
+    ordered = sorted(decisions, key=lambda decision: (decision.time, decision.provider, decision.name))
+    return [explain_decision(decision) for decision in ordered[-newest:]] if newest > 0 else []
+
+
+def explain_policy(policy: LanePolicy, now: float) -> str:
+    """A limit as it stands: rate, connections, until when it is suspended, and why."""
+    how = f"{rate_text(policy.rate)}, {policy.connections} connections"
+    if now < policy.suspended_until:
+        how = f"suspended until {_time(policy.suspended_until)}"
+    elif now < policy.cap_until:
+        how += f", capped until {_time(policy.cap_until)}"
+    return _clean(f"{policy.provider} {policy.kind} {policy.name}: {how} ({policy.reason})")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _clean(text: str) -> str:
+    """Replies come from outside: nothing that moves a terminal's cursor passes."""
+    return "".join(char if char.isprintable() else "?" for char in text)

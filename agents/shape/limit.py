@@ -1,0 +1,150 @@
+"""The state of one limit (source x provider, or DKIM domain x provider) and what it measured lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from agents.shape.rules import Limits, Sweep
+from schemas.lane_policy import LanePolicy
+
+Kind = Literal["source", "dkim"]
+Key = tuple[Kind, str, str]
+"""Which limit: kind, name (a source or a DKIM domain), provider."""
+MAX_SAMPLES = 600
+
+
+class Sample(NamedTuple):
+    """One report's part in the window. ``stream``: the worker and what else tells its reports apart."""
+
+    time: float
+    stream: tuple[str, str]
+    seconds: float
+    attempts: int
+    throttled: int
+
+
+class Hit(NamedTuple):
+    """Replies that count towards a reaction."""
+
+    reaction: str
+    time: float
+    replies: int
+
+
+class Tally(NamedTuple):
+    """Sums since ``since`` (Unix seconds), for the sweeping rules."""
+
+    since: float = 0.0
+    attempts: int = 0
+    delivered: int = 0
+    refused: int = 0
+    blocked: int = 0
+    complaints: int = 0
+
+    def add(self, now: float, sweep: Sweep, **counts: int) -> Tally:
+        """The tally with ``counts`` added; when the window is over, half of it carries over."""
+        old = self
+        if now - old.since > sweep.window:
+            kept = now - old.since < 2 * sweep.window
+            old = Tally(now, *(count // 2 if kept else 0 for count in self[1:]))
+        return old._replace(**{name: getattr(old, name) + count for name, count in counts.items()})
+
+
+NO_TALLY = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What shape knows about one limit. Rates in messages/s, times in Unix seconds, 0 = never.
+
+    ``rate`` is the law's; ``ceiling`` the rate at which the provider pushed back last (0: not known);
+    ``cap_*`` a reaction's passing cap; ``frozen_until``: no growth before.
+    """
+
+    key: Key
+    rate: float
+    seen_at: float
+    ceiling: float = 0.0
+    cut_at: float = 0.0
+    raised_at: float = 0.0
+    throttled_at: float = 0.0
+    suspended_until: float = 0.0
+    cap_rate: float = 0.0
+    cap_connections: int = 0
+    cap_until: float = 0.0
+    frozen_until: float = 0.0
+    reason: str = ""
+    samples: tuple[Sample, ...] = ()
+    hits: tuple[Hit, ...] = ()
+    tally: Tally = NO_TALLY
+
+    def sampled(self, sample: Sample, window: float) -> Limit:
+        """With one sample more, without those older than ``window`` seconds."""
+        kept = [old for old in self.samples[-MAX_SAMPLES:] if old.time > sample.time - window]
+        return replace(self, samples=(*kept, sample), seen_at=sample.time)
+
+    def measured(self, after: float = 0.0) -> tuple[float, float, int]:
+        """(attempts/s, share throttled, replies throttled) of the samples taken after ``after``.
+
+        Workers report out of step, so each stream of reports is averaged over its own seconds.
+        """
+        sums: dict[tuple[str, str], tuple[float, int]] = {}
+        attempts = throttled = 0
+        for sample in self.samples:
+            if sample.time <= after:
+                continue
+            seconds, count = sums.get(sample.stream, (0.0, 0))
+            sums[sample.stream] = (seconds + sample.seconds, count + sample.attempts)
+            attempts += sample.attempts
+            throttled += sample.throttled
+        rate = sum(count / seconds for seconds, count in sums.values())
+        return rate, min(1.0, throttled / attempts if attempts else float(throttled > 0)), throttled
+
+    def policy(self, limits: Limits, now: float) -> LanePolicy:
+        """What workers are told, and what the next leader has to remember."""
+        kind, name, provider = self.key
+        capped = now < self.cap_until
+        rate = min(self.rate, self.cap_rate) if capped and self.cap_rate else self.rate
+        most = max(limits.connections, limits.max_connections)
+        connections = min(most, max(limits.connections, int(limits.connections * rate / limits.start)))
+        if capped and self.cap_connections:
+            connections = min(connections, self.cap_connections)
+        return LanePolicy(
+            kind=kind,
+            name=name,
+            provider=provider,
+            rate=rate,
+            minimum=min(limits.minimum, rate),
+            connections=connections,
+            per_connection=limits.per_connection,
+            suspended_until=self.suspended_until,
+            reason=self.reason,
+            time=now,
+            base=self.rate,
+            ceiling=self.ceiling,
+            cut_at=self.cut_at,
+            raised_at=self.raised_at,
+            cap_until=self.cap_until if capped else 0.0,
+            frozen_until=self.frozen_until,
+        )
+
+
+def restored(policy: LanePolicy, limits: Limits) -> Limit:
+    """A limit as the last leader left it, clamped to today's ``limits``."""
+    base = policy.base or policy.rate
+    capped = policy.cap_until > policy.time
+    return Limit(
+        (policy.kind, policy.name, policy.provider),
+        rate=min(limits.maximum, max(limits.minimum, base)),
+        seen_at=policy.time,
+        ceiling=policy.ceiling,
+        cut_at=policy.cut_at,
+        raised_at=policy.raised_at,
+        suspended_until=policy.suspended_until,
+        cap_rate=policy.rate if capped else 0.0,
+        cap_connections=policy.connections if capped else 0,
+        cap_until=policy.cap_until,
+        frozen_until=policy.frozen_until,
+        reason=policy.reason,
+    )

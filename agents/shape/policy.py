@@ -1,0 +1,135 @@
+"""The control law: fast down, slow up, clamped. One report in; changed limits and their reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agents.shape.check import refused
+from agents.shape.limit import Key, Limit, Sample
+from agents.shape.react import react, sweep
+from agents.shape.rules import Law, Limits, Settings
+from schemas.lane_policy import Decision, LanePolicy
+from schemas.lane_report import LaneReport, Reply
+
+State = Mapping[Key, Limit]
+SOURCE_SCOPES = frozenset({"", "source", "ip", "lane", "provider"})
+SIGNER_SCOPES = frozenset({"signer", "dkim", "signing", "signing_domain", "signing-domain"})
+"""A reply acts at its own scope: whatever is in neither set slows no lane."""
+
+
+def decide(
+    report: LaneReport, state: State, settings: Settings, now: float
+) -> tuple[list[LanePolicy | Decision], State]:
+    """What follows from one report: for each limit that changed its policy and the decision behind it.
+
+    ``now`` is in Unix seconds and never goes back. A refused report changes nothing.
+    """
+    if refused(report):
+        return [], state
+    out: list[LanePolicy | Decision] = []
+    changed: dict[Key, Limit] = {}
+    source: Key = ("source", report.source, report.provider)
+    signer: Key = ("dkim", report.dkim, report.provider)
+    for key, scopes in ((source, SOURCE_SCOPES), (signer, SIGNER_SCOPES)):
+        if not key[1] or (key not in state and len(state) + len(changed) >= settings.max_limits):
+            continue
+        limits = settings.limits(report.provider, key[0])
+        replies = [reply for reply in report.replies if reply.scope in scopes]
+        before = state.get(key) or Limit(key, limits.start, now, raised_at=now)
+        after, what, reply = _step(before, report, replies, limits, settings, now)
+        if not what and key not in state and key is source:
+            after, what = replace(after, reason="nothing known yet"), "start"
+        changed[key] = after
+        if what:
+            policy = after.policy(limits, now)
+            out += [policy, _decision(policy, what, reply)]
+    return out, {**state, **changed}
+
+
+def _decision(policy: LanePolicy, what: str, reply: Reply | None) -> Decision:
+    return Decision(
+        kind=policy.kind,
+        name=policy.name,
+        provider=policy.provider,
+        time=policy.time,
+        what=what,
+        reason=policy.reason,
+        sample=reply.sample[:300] if reply else "",
+        rate=policy.rate,
+    )
+
+
+def _step(
+    limit: Limit, report: LaneReport, replies: list[Reply], limits: Limits, settings: Settings, now: float
+) -> tuple[Limit, str, Reply | None]:
+    """One limit and one report: the limit after it, what was decided ("" = nothing), a sample reply."""
+    slow = [reply for reply in replies if reply.action == "slow" and reply.count]
+    throttled = sum(reply.count for reply in slow)
+    blocked = sum(reply.count for reply in replies if reply.action == "hold")
+    if report.kind == "delivery":
+        other = report.dkim if limit.key[0] == "source" else report.source
+        sample = Sample(now, (report.worker, other), report.seconds, report.attempts, throttled)
+        limit = limit.sampled(sample, settings.law.window)
+    tally = limit.tally.add(
+        now,
+        settings.sweep,
+        attempts=report.attempts,
+        delivered=report.delivered,
+        refused=report.bounced,
+        blocked=blocked,
+        complaints=report.complaints,
+    )
+    limit = replace(limit, tally=tally, throttled_at=now if throttled else limit.throttled_at)
+    if now < limit.suspended_until:
+        return limit, "", None
+    limit, what, reply = react(limit, replies, limits, settings.reactions, now)
+    if not what:
+        limit, what = sweep(limit, limits, settings.sweep, now)
+    if what or now < limit.cap_until or report.kind != "delivery":
+        return limit, what, reply
+    limit, what = _cut(limit, limits, settings.law, now)
+    if what:
+        return limit, what, slow[0] if slow else None
+    return *_raise(limit, limits, settings.law, now), None
+
+
+def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
+    """Down to a little below what the provider took while it pushed back; remember that as the ceiling."""
+    if now - limit.cut_at < law.cut_after:
+        return limit, ""
+    used, share, throttled = limit.measured(after=limit.cut_at + law.settle)
+    if not throttled or share < law.share or limit.rate <= limits.minimum:
+        return limit, ""
+    base = min(limit.rate, used) or limit.rate
+    taken = base * (1 - share)
+    # A limit that was hardly used tells little; one that never bound yet (a DKIM domain) tells nothing.
+    deepest = law.deepest * (limit.rate if limit.reason else base)
+    rate = max(limits.minimum, min(limit.rate * 0.95, max(deepest, taken * law.margin)))
+    reason = f"{share:.1%} of attempts throttled at {used:.3g}/s"
+    return replace(limit, rate=rate, ceiling=max(taken, rate), cut_at=now, reason=reason), "cut"
+
+
+def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
+    """Up a step after quiet time, where the limit is used; near the ceiling only a probe, and later."""
+    quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
+    if quiet < law.raise_after or limit.rate >= limits.maximum or now < limit.frozen_until:
+        return limit, ""
+    near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
+    if near and quiet < law.probe_after:
+        return limit, ""
+    used, _, _ = limit.measured()
+    if used < law.used * limit.rate:
+        return limit, ""
+    rate, ceiling = limit.rate * law.grow, limit.ceiling
+    if near:
+        rate = min(rate, limit.rate + law.probe * ceiling)
+        if rate > 1.2 * ceiling:
+            ceiling = 0.0  # it takes clearly more than it did: the memory is out of date
+    elif ceiling:
+        rate = min(rate, law.near * ceiling)
+    rate = min(rate, limits.maximum)
+    reason = f"{quiet:.3g} s quiet, {used:.3g}/s used" + (
+        f", near {ceiling:.3g}/s" if near and ceiling else ""
+    )
+    return replace(limit, rate=rate, ceiling=ceiling, raised_at=now, reason=reason), "raise"

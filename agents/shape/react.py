@@ -1,0 +1,66 @@
+"""Reactions to named replies, and the sweeping rules over all replies of a limit together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from agents.shape.limit import Hit, Limit, Tally
+from agents.shape.rules import Limits, Reaction, Sweep
+from schemas.lane_report import Reply
+
+
+def react(
+    limit: Limit, replies: list[Reply], limits: Limits, reactions: tuple[Reaction, ...], now: float
+) -> tuple[Limit, str, Reply | None]:
+    """The first reaction whose count is full; what it counted starts again from zero."""
+    for reaction in reactions:
+        seen = [r for r in replies if r.count and reaction.takes(limit.key[2], r.rule, r.klass)]
+        if not seen:
+            continue
+        new = Hit(reaction.name, now, sum(reply.count for reply in seen))
+        mine = [h for h in limit.hits if h.reaction == new.reaction and h.time > now - reaction.window]
+        rest = tuple(hit for hit in limit.hits if hit.reaction != new.reaction)
+        total = new.replies + sum(hit.replies for hit in mine)
+        if total < reaction.count:
+            limit = replace(limit, hits=(*rest, *mine[-100:], new))
+            continue
+        cap = bool(reaction.lasting) and now + reaction.lasting > limit.cap_until
+        limit = replace(
+            limit,
+            hits=rest,
+            rate=max(limits.minimum, limit.rate * reaction.factor),
+            raised_at=now,
+            suspended_until=now + reaction.suspend if reaction.suspend else limit.suspended_until,
+            cap_rate=reaction.rate if cap else limit.cap_rate,
+            cap_connections=reaction.connections if cap else limit.cap_connections,
+            cap_until=now + reaction.lasting if cap else limit.cap_until,
+            reason=f"{reaction.name}: {total} replies within {reaction.window:g} s",
+        )
+        return limit, "suspend" if reaction.suspend else "cap" if cap else "cut", seen[0]
+    return limit, "", None
+
+
+def sweep(limit: Limit, limits: Limits, rules: Sweep, now: float) -> tuple[Limit, str]:
+    """Rules over all replies together; the tally starts again after each."""
+    tally, fresh = limit.tally, Tally(since=now)
+    if tally.delivered >= rules.delivered and _lower(tally.complaints, tally.delivered) > rules.complaints:
+        reason = f"{tally.complaints} complaints in {tally.delivered} deliveries: no growth for now"
+        return replace(limit, tally=fresh, frozen_until=now + rules.freeze, reason=reason), "freeze"
+    if tally.attempts < rules.attempts:
+        return limit, ""
+    refusals, blocks = tally.refused / tally.attempts, tally.blocked / tally.attempts
+    text = f"{refusals:.1%} refused, {blocks:.1%} blocked of {tally.attempts} attempts"
+    if refusals > rules.refused or blocks > rules.blocked:
+        return replace(limit, tally=fresh, suspended_until=now + rules.suspend, reason=text), "suspend"
+    if blocks > rules.blocked_slow:
+        rate = max(limits.minimum, limit.rate / 2)
+        return replace(limit, tally=fresh, rate=rate, cut_at=now, reason=text), "cut"
+    return limit, ""
+
+
+def _lower(hits: int, of: int) -> float:
+    """Lower end of the 95 % Wilson interval of hits / of: few complaints by chance freeze nobody."""
+    share, z = min(1.0, hits / of), 1.96
+    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (share + z * z / (2 * of) - spread) / (1 + z * z / of)
