@@ -76,7 +76,7 @@ class _Keys:
 
 
 class Tokens:
-    """Mints with the first secret, accepts all. To rotate: new secret first; drop the old with its last mails.
+    """Mints with the first secret, accepts all. To rotate, put a new one first; drop the old with its mails.
 
     Secrets are random bytes, at least SHORTEST_SECRET of them (ValueError).
     """
