@@ -202,10 +202,13 @@ async def _greet(client: aiosmtplib.SMTP, settings: Settings) -> None:
         with _phase("ehlo"):
             await client.ehlo(timeout=settings.ehlo)
     except _Failed as failed:
-        if not (500 <= failed.code < 600 and client.is_connected):
+        if not 500 <= failed.code < 600:
             raise
-        with _phase("ehlo"):
-            await client.helo(timeout=settings.ehlo)
+        try:
+            with _phase("ehlo"):
+                await client.helo(timeout=settings.ehlo)
+        except _Failed as second:
+            raise second if second.code else failed from None
 
 
 async def _encrypt(client: aiosmtplib.SMTP, target: Target, settings: Settings) -> None:
