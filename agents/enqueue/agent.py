@@ -1,0 +1,175 @@
+"""mail-sends -> mail-enqueued: gather what a send needs, let the policy decide, write what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from agents import Out, Reject, Stage, Ticket
+from agents.enqueue.policy import (
+    UNKNOWN_CAMPAIGN,
+    Refusal,
+    Request,
+    Settings,
+    accepted,
+    printable,
+    recipient_of,
+    refuse,
+    refuse_alone,
+    refused,
+)
+from agents.enqueue.waiting import Hold, Lookups
+from schemas.address import Address, domain_of, normalise
+from schemas.campaign import Campaign
+from schemas.codec import Headers, Malformed, Record, decode, encode
+from schemas.event import MailEvent
+from schemas.hosts import Hosts, MailHosts
+from schemas.identity import event_id, origin_of, partition_of
+from schemas.mail import NOW, twin
+from schemas.send import Send
+
+STAGE = Stage(
+    name="enqueue",
+    question="is this a well-formed request, for whom, and on which lane?",
+    consumes=("mail-sends",),
+    emits=("mail-enqueued", "mail-events"),
+)
+_EVENT: Headers = {"type": b"event", "version": b"1"}
+
+
+class Enqueue:
+    """``partitions`` is P. ``campaigns`` maps tenant/id to the campaign and is kept up to date by somebody.
+
+    ``campaigns_read_to_end`` returns once ``campaigns`` shows all that was on ``mail-campaigns`` when it
+    was called. ``clock`` gives Unix seconds, ``monotonic`` measures the hold.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        partitions: int,
+        campaigns: Mapping[str, Campaign],
+        campaigns_read_to_end: Callable[[], Awaitable[None]],
+        hosts: Hosts,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._partitions = partitions
+        self._campaigns = campaigns
+        self._hosts = hosts
+        self._clock = clock
+        self._lookups = Lookups(hosts)
+        self._hold = Hold(campaigns.__contains__, campaigns_read_to_end, settings.hold, monotonic)
+
+    async def assigned(self, partition: int) -> None:
+        """Nothing to restore."""
+
+    async def revoked(self, partition: int) -> None:
+        """What waits is not committed: the next owner does it again."""
+        self._hold.drop(partition)
+        self._lookups.drop(partition)
+
+    async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
+        """Every send becomes a mail, a verdict or a dead letter; or waits as a kept ticket."""
+        for ticket in tickets:
+            try:
+                self._take(ticket)
+            except Reject as error:
+                ticket.reject(error.reason, error.detail)
+            except Malformed as error:
+                ticket.reject(error.code, error.detail)
+
+    def _take(self, ticket: Ticket) -> None:
+        request = gather(ticket.record, self._settings, self._clock())
+        key = f"{request.send.tenant}/{request.send.campaign}"
+        campaign = self._campaigns.get(key)
+        refusal = refuse_alone(request, self._settings)
+        if refusal:
+            self._end(ticket, request, campaign, refusal)
+        elif campaign:
+            self._find_hosts(ticket, request, campaign)
+        else:
+            ticket.keep()
+            self._hold.add(key, ticket, lambda known: self._held(ticket, request, key, known))
+
+    def _held(self, ticket: Ticket, request: Request, key: str, known: bool) -> None:
+        if known:
+            self._find_hosts(ticket, request, self._campaigns[key])
+        else:
+            self._end(ticket, request, None, UNKNOWN_CAMPAIGN)
+
+    def _find_hosts(self, ticket: Ticket, request: Request, campaign: Campaign) -> None:
+        refusal = refuse(request, campaign, self._settings, self._clock())
+        domain = domain_of(request.address.key)
+        if refusal:
+            self._end(ticket, request, campaign, refusal)
+        elif hosts := self._hosts.cached(domain):
+            self._accept(ticket, request, campaign, hosts)
+        else:
+            ticket.keep()
+            self._lookups.add(domain, ticket, lambda found: self._accept(ticket, request, campaign, found))
+
+    def _accept(self, ticket: Ticket, request: Request, campaign: Campaign, hosts: MailHosts) -> None:
+        now = self._clock()
+        headers = accepted(request, campaign, hosts, self._settings, now)
+        partition = partition_of(recipient_of(request), self._partitions)
+        topic = twin("mail-enqueued", campaign.stream)
+        ticket.emit(Out(topic, ticket.record.value, headers, None, partition))
+        ticket.emit(_queued(request, headers, partition, now))
+        ticket.done()
+
+    def _end(self, ticket: Ticket, request: Request, campaign: Campaign | None, refusal: Refusal) -> None:
+        headers = refused(request, campaign, refusal, self._settings)
+        partition = partition_of(recipient_of(request), self._partitions)
+        topic = twin("mail-enqueued", headers["stream"].decode())
+        ticket.emit(Out(topic, None, headers, None, partition))
+        ticket.done()
+
+
+def gather(record: Record, settings: Settings, now: float) -> Request:
+    """The send in a record of an outsider. Raises Malformed or Reject for what is no send at all.
+
+    Of the outsider's headers only ``type``, ``version``, the CloudEvents ones and ``traceparent`` are
+    looked at, none is passed on: an envelope is ours alone.
+    """
+    size = len(record.value or b"")
+    if size > settings.largest_parsed:
+        raise Reject("too_large", f"{size} bytes are not parsed; a send has at most {settings.largest}")
+    send = decode(record, "send")
+    if not isinstance(send, Send):
+        raise Malformed("unknown_type", f"a {type(send).__name__} does not belong on {record.topic}")
+    fault = None
+    try:
+        address = normalise(send.to)
+    except Malformed as error:
+        fault = (error.code, error.detail)
+        address = Address(printable(send.to), printable(send.to))
+    # The producer sets the timestamp: a missing one (-1) or one from the future counts as now.
+    stamp = record.timestamp / 1000
+    return Request(
+        send=send,
+        address=address,
+        fault=fault,
+        origin=origin_of(record.topic, record.partition, record.offset, record.timestamp),
+        received=stamp if 0 < stamp < now else now,
+        size=size,
+        urgent=record.topic.endswith(NOW),
+        traceparent=record.headers.get("traceparent") or record.headers.get("ce_traceparent", b""),
+    )
+
+
+def _queued(request: Request, headers: Headers, partition: int, now: float) -> Out:
+    mail = headers["id"].decode()
+    event = MailEvent(
+        id=event_id(mail, "queued", request.origin),
+        kind="queued",
+        mail=mail,
+        time=round(now, 3),
+        tenant=request.send.tenant,
+        campaign=request.send.campaign,
+        stream=headers["stream"].decode(),
+        to=request.address.key,
+        origin=request.origin,
+        provider=headers.get("provider", b"").decode(),
+    )
+    return Out("mail-events", encode(event), _EVENT, request.address.key.encode(), partition)
