@@ -102,6 +102,7 @@ class Runner(ConsumerRebalanceListener):
         fatal: Callable[[int, str], Any],
         *,
         group: str = "",
+        ownership: Ownership | None = None,
         fetch: int = 1_048_576,
         clock: Callable[[], float] = time.time,
         make: Callable[[Settings, str, int], AIOKafkaConsumer] = make_group_consumer,
@@ -111,7 +112,7 @@ class Runner(ConsumerRebalanceListener):
         self.settings = settings
         self.outbox = outbox
         self.desk = Desk(stage, outbox, settings.largest, clock)
-        self.ownership = Ownership(settings.session)
+        self.ownership = ownership or Ownership(settings.session)
         self.ready = asyncio.Event()
         self._partitions = partitions
         self._fatal = fatal

@@ -60,6 +60,8 @@ class Settings:
     """Networks that mail may be sent to: ``public``, or CIDRs separated by commas."""
     deliver_hostname: str = ""
     """Name for EHLO; empty = this machine's name."""
+    deliver_rate: float = 1.0
+    """Messages/s and source of all workers together while shape has published nothing about a lane."""
     deliver_unacked: int = 200
     """Unacknowledged outcomes above which no DATA starts."""
     screen_horizon: float = 14 * 86400.0

@@ -17,8 +17,8 @@ from streams.store import Store
 log = logging.getLogger("mailsluice.state")
 Newer = Callable[[bytes, bytes], bool]
 """(value in the store, value from the log) -> whether the one from the log takes its place."""
-Until = Callable[[bytes], float]
-"""Value -> Unix time at which the row may go; 0 = never."""
+Reduce = Callable[[bytes], tuple[bytes, float]]
+"""Value of the log -> (what the file keeps of it, Unix time at which the row may go; 0 = never)."""
 
 
 def always(_old: bytes, _new: bytes) -> bool:
@@ -38,7 +38,7 @@ class PartitionState:
         *,
         headers: Headers | None = None,
         newer: Newer | None = None,
-        until: Until | None = None,
+        reduce: Reduce | None = None,
         rewrite: Callable[[Out], None] | None = None,
     ) -> None:
         self.topic = topic
@@ -47,7 +47,7 @@ class PartitionState:
         self._follower = follower
         self._headers = headers or {}
         self._newer = newer
-        self._until = until or (lambda _value: 0.0)
+        self._reduce = reduce or (lambda value: (value, 0.0))
         self._rewrite = rewrite
         self._own: dict[bytes, bytes | None] = {}
         """Own writes that the tail has not brought back yet: they win over the file."""
@@ -90,7 +90,7 @@ class PartitionState:
         self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None
     ) -> None:
         """Write to the changelog as an output of ``ticket``."""
-        self._own[key] = value
+        self._own[key] = None if value is None else self._reduce(value)[0]
         ticket.emit(Out(self.topic, value, self._headers, key, self.partition), acked)
 
     def _apply(self, messages: Sequence[Any]) -> None:
@@ -98,15 +98,18 @@ class PartitionState:
         deletes: set[bytes] = set()
         own, newer = self._own, self._newer
         for message in messages:
-            key, value = message.key, message.value
+            key, raw = message.key, message.value
             if key is None:
                 continue
-            if key in own and own[key] == value:
-                del own[key]
-            if value is None:
+            if not raw:
+                if key in own and own[key] is None:
+                    del own[key]
                 puts.pop(key, None)
                 deletes.add(key)
                 continue
+            value, until = self._reduce(raw)
+            if key in own and own[key] == value:
+                del own[key]
             if newer is not None:
                 waiting = puts.get(key)
                 old = waiting[1] if waiting else (None if key in deletes else self._store.get(key))
@@ -116,7 +119,7 @@ class PartitionState:
                         self._rewrite(Out(self.topic, old, self._headers, key, self.partition))
                     continue
             deletes.discard(key)
-            puts[key] = (key, value, self._until(value))
+            puts[key] = (key, value, until)
         try:
             self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes)
         except sqlite3.Error as error:
@@ -143,7 +146,7 @@ class StateFiles:
         *,
         headers: Headers | None = None,
         newer: Newer | None = None,
-        until: Until | None = None,
+        reduce: Reduce | None = None,
         rewrite: Callable[[Out], None] | None = None,
     ) -> None:
         self._topic = topic
@@ -153,7 +156,7 @@ class StateFiles:
         self._options: dict[str, Any] = {
             "headers": headers,
             "newer": newer,
-            "until": until,
+            "reduce": reduce,
             "rewrite": rewrite,
         }
         self._open: dict[int, PartitionState] = {}
@@ -172,6 +175,10 @@ class StateFiles:
         state = self._open.pop(partition, None)
         if state is not None:
             await state.close()
+
+    def __call__(self, partition: int) -> PartitionState:
+        """The open state of a partition: what an agent reads as its view. Raises KeyError when not open."""
+        return self._open[partition]
 
     def opened(self) -> list[PartitionState]:
         """The states open now."""

@@ -1,0 +1,487 @@
+"""Gate two: takes mail off its lane, sends it when it may, and journals what the provider said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from agents import Out, Reject, Stage, State, States, Ticket, View
+from agents.deliver.allowance import Allowance
+from agents.deliver.attempt import Attempt
+from agents.deliver.connect import ConnectFailed
+from agents.deliver.feed import Feed, Feeds
+from agents.deliver.job import Mail
+from agents.deliver.journal import Journal
+from agents.deliver.policy import Settings, gate, retry_delay, state_of
+from agents.deliver.pool import Pool
+from agents.deliver.reports import Reports
+from agents.deliver.row import read_row
+from agents.deliver.smtp import Session
+from schemas.campaign import Campaign
+from schemas.codec import Malformed, parse
+from schemas.hosts import Hosts, MailHosts
+from schemas.ladder import Rung, climb
+from schemas.lanes import lane_names, lane_topic, provider_of, site_of
+from schemas.mail import is_verdict
+from schemas.outcome import Outcome
+from schemas.reply import Meaning
+from schemas.suppression import Suppression
+
+STAGE = Stage(
+    name="deliver",
+    question="What did the provider say?",
+    consumes=tuple(lane_topic(lane) for lane in lane_names()),
+    emits=(
+        "mail-outcomes",
+        "mail-lane-reports",
+        "mail-wait-1m",
+        "mail-wait-10m",
+        "mail-wait-1h",
+        "mail-wait-6h",
+    ),
+    state="mail-outcomes",
+    slice=100,
+    window=1000,
+)
+
+
+class FreshView(View):
+    """A view that knows whether it is read to its end (``fresh(seconds)``)."""
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether it was confirmed read to its end within the last ``seconds``."""
+        raise TypeError("a protocol")
+
+
+class Deliver:
+    """All of deliver in one process. See the package for what it promises."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rows: States,
+        suppressions: Callable[[int], FreshView],
+        campaigns: Mapping[str, Campaign],
+        hosts: Hosts,
+        pool: Pool,
+        allowance: Allowance,
+        sources: Sequence[str],
+        rungs: Sequence[Rung],
+        meaning: Callable[[str, str, str, str], Meaning],
+        fresh: Callable[[int], bool],
+        epoch: Callable[[], int],
+        publish: Callable[..., None],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        random: Callable[[], float],
+        observe: Callable[[Outcome, float, int], None] = lambda _outcome, _age, _repeat: None,
+    ) -> None:
+        """``meaning(reply, mx, phase, provider)``. ``fresh(epoch)``: the assignment is still ours.
+        ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``."""
+        self._settings = settings
+        self._suppressions, self._campaigns, self._hosts = suppressions, campaigns, hosts
+        self._pool, self._allowance, self._rungs = pool, allowance, rungs
+        self._meaning, self._fresh, self._epoch = meaning, fresh, epoch
+        self._clock, self._monotonic, self._random = clock, monotonic, random
+        self._observe = observe
+        self._rows = rows
+        self._state: dict[int, State] = {}
+        self.journal = Journal(publish, monotonic)
+        self.reports = Reports(allowance, publish, clock, monotonic)
+        self._mails: dict[str, Mail] = {}
+        """Every mail that is reserved: by id, from its record until its outcome is acknowledged."""
+        self._closing: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.feeds = Feeds(
+            pool,
+            allowance,
+            hosts,
+            sources,
+            clear=self._clear,
+            before=self._before,
+            ended=lambda mail, session: self.feeds.freed(session, mail),
+            unreachable=self._unreachable,
+            clock=clock,
+            monotonic=monotonic,
+        )
+
+    # -- ownership
+
+    async def assigned(self, partition: int) -> None:
+        """Read the journal's tail before the first mail."""
+        self._closing.discard(partition)
+        self._state[partition] = await self._rows.open(partition)
+        self._allowance.own(len(self._state))
+
+    async def revoked(self, partition: int) -> None:
+        """Start nothing more of it; let what is under way end, then give it up; wait for its outcomes."""
+        self._closing.add(partition)
+        mine = [mail for mail in self._mails.values() if mail.partition == partition]
+        for mail in mine:
+            if mail.stage == "waiting":
+                mail.stage = "gone"
+                del self._mails[mail.id]
+        end = self._monotonic() + self._settings.settle
+        while self._under_way(partition) and self._monotonic() < end:
+            await asyncio.sleep(0.02)
+        for mail in self._under_way(partition):
+            if mail.session is not None:
+                mail.session.give_up()
+        while any(mail.partition == partition for mail in self._mails.values()):
+            await asyncio.sleep(0.01)  # the runner bounds this
+        if self._state.pop(partition, None) is not None:
+            await self._rows.close(partition)
+        self._allowance.own(len(self._state))
+
+    def _under_way(self, partition: int) -> list[Mail]:
+        return [m for m in self._mails.values() if m.partition == partition and m.stage == "sending"]
+
+    async def stop(self, grace: float) -> None:
+        """After the last revoke: keep connections that wait for the reply to a dot, journal the replies."""
+        self.feeds.stop()
+        await self._pool.close(grace)
+
+    # -- gather
+
+    async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
+        """Each mail through gate two, then into its feed."""
+        state, now = self._state[partition], self._monotonic()
+        for ticket in tickets:
+            try:
+                mail = Mail(ticket, self._epoch(), now)
+            except (Reject, Malformed) as error:
+                ticket.reject(getattr(error, "reason", "") or getattr(error, "code", "bad"), error.detail)
+                continue
+            if partition in self._closing:
+                ticket.keep()
+                continue
+            self._take(mail, state)
+
+    def _take(self, mail: Mail, state: State) -> None:
+        ticket = mail.ticket
+        raw = state.get(mail.id.encode())
+        what = gate(mail.attempt, read_row(raw) if raw else None)
+        if what == "repeat":
+            self._observe(Outcome(id=mail.id, state="unknown", attempt=mail.attempt), 0.0, 1)
+            ticket.done()
+            return
+        if mail.id in self._mails:
+            self._aside(mail, self._rungs[0].seconds, reserved=False)
+            return
+        ticket.keep()
+        self._mails[mail.id] = mail
+        mail.on_done, mail.on_late = self._ended, self._late
+        mail.on_may_start = mail.on_may_dot = self._may
+        if what == "orphan":
+            self._end(mail, self._outcome(mail, "unknown", "intent_without_outcome", final=True))
+        elif is_verdict(ticket.record):
+            record = ticket.record
+            self._end(
+                mail,
+                self._outcome(
+                    mail,
+                    record.text("outcome", "rejected"),
+                    record.text("reason"),
+                    detail=record.text("detail"),
+                ),
+            )
+        elif mail.expires and mail.expires <= self._clock():
+            self._end(mail, self._outcome(mail, "expired", "before_attempt"))
+        else:
+            self._route(mail)
+
+    def _route(self, mail: Mail) -> None:
+        hosts = self._hosts.cached(mail.domain)
+        if hosts is not None:
+            self._queue(mail, hosts)
+            return
+        task = asyncio.get_running_loop().create_task(self._look_up(mail))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, mail: Mail) -> None:
+        hosts = await self._hosts.mail_hosts(mail.domain)
+        if mail.stage == "waiting" and mail.feed is None:
+            self._queue(mail, hosts)
+
+    def _queue(self, mail: Mail, hosts: MailHosts) -> None:
+        if hosts.refused:
+            reply = "556 5.1.10 null MX" if hosts.refused == "null_mx" else "550 5.1.2 no such domain"
+            self._end(mail, self._outcome(mail, "bounced", hosts.refused, reply=reply, phase="dns"))
+        elif not hosts.hosts:
+            self._defer(mail, "dns", "nobody answered for the domain's mail hosts", "dns")
+        else:
+            mail.hosts = hosts
+            mail.provider = provider_of(hosts.names)
+            self.feeds.put(mail, mail.provider or site_of(hosts.names), "-lane-other-" in mail.topic)
+
+    # -- decide
+
+    def _clear(self, mail: Mail) -> bool:
+        """Whether the guarantee allows a start: ours for certain, few outcomes open, suppressions fresh."""
+        settings = self._settings
+        return (
+            self.journal.open < settings.unacked
+            and self.journal.age() <= settings.unacked_age
+            and self._fresh(mail.epoch)
+            and self._suppressions(mail.partition).fresh(settings.suppressions_age)
+        )
+
+    def _may(self, mail: Mail) -> bool:
+        return mail.partition not in self._closing and self._fresh(mail.epoch)
+
+    def _before(self, mail: Mail) -> bool:
+        """The last look, just before MAIL: expiry, campaign, suppressions. False: the mail has ended."""
+        now = self._clock()
+        campaign = self._campaigns.get(f"{mail.tenant}/{mail.campaign}")
+        if mail.expires and mail.expires <= now:
+            self._end(mail, self._outcome(mail, "expired", "in_lane"))
+        elif campaign is not None and campaign.state == "cancelled":
+            self._end(mail, self._outcome(mail, "cancelled", "campaign_cancelled"))
+        elif campaign is not None and campaign.state == "paused":
+            self._aside(mail, self._rungs[1].seconds)
+        else:
+            for _, value in self._suppressions(mail.partition).scan(mail.to.encode() + b"|"):
+                row = parse(value, Suppression)
+                if row.applies(mail.tenant, mail.stream, now):
+                    self._end(mail, self._outcome(mail, "suppressed", row.reason))
+                    return False
+            if mail.once and mail.stage == "waiting" and not mail.intended:
+                return self._intent(mail)
+            return True
+        return False
+
+    def _intent(self, mail: Mail) -> bool:
+        """At-most-once: journal that we are about to send, and only then send."""
+        mail.stage, mail.intended = "intent", True
+
+        def acked() -> None:
+            if mail.stage == "intent" and mail.partition in self._closing:
+                # The next owner would take the intent for a mail that was sent: say that it was not.
+                self._defer(mail, "restart", "not sent: the worker stopped", "connect")
+            elif mail.stage == "intent":
+                mail.stage = "waiting"
+                if mail.feed is not None:
+                    mail.feed.put_back(mail)
+                    self.feeds.pump(mail.feed)
+
+        state = self._state[mail.partition]
+        self.journal.write(mail, state, self._outcome(mail, "intent", ""), acked)
+        return False
+
+    def _ended(self, mail: Mail, attempt: Attempt) -> None:
+        session = mail.session
+        self._settle(mail, attempt, session)
+        if session is not None:
+            self.feeds.freed(session, mail)
+
+    def _settle(self, mail: Mail, attempt: Attempt, session: Session | None) -> None:
+        stale = attempt.state == "failed" and attempt.phase == "mail" and attempt.carried > 1
+        if attempt.state == "held" or stale:
+            # Nothing left us, or the server closed an idle connection: not an attempt.
+            if mail.partition in self._closing or mail.epoch != self._epoch():
+                mail.stage = "gone"
+                self._mails.pop(mail.id, None)
+            elif mail.feed is not None:
+                mail.stage = "waiting"
+                mail.feed.put_back(mail)
+            return
+        host = session.facts.host if session else ""
+        meaning = self._meaning(attempt.reply, host, attempt.phase, mail.provider)
+        if attempt.local or attempt.state in ("failed", "lost"):
+            permanence = "permanent" if attempt.local else "transient"
+        else:
+            permanence = meaning.permanence
+        state, final = state_of(attempt.state, permanence, mail.once)
+        outcome = self._outcome(
+            mail,
+            state,
+            "",
+            reply=attempt.reply,
+            phase=attempt.phase,
+            meaning=meaning,
+            mx=host,
+            tls=session.facts.tls if session else "",
+            seconds=attempt.seconds,
+            final=final and state == "unknown",
+        )
+        self._end(mail, outcome, again=state == "deferred" or (state == "unknown" and not final))
+
+    def _late(self, mail: Mail, attempt: Attempt) -> None:
+        """The real reply after we gave up waiting: the journal prefers it to unknown."""
+        meaning = self._meaning(attempt.reply, "", attempt.phase, mail.provider)
+        state, _ = state_of(attempt.state, meaning.permanence, mail.once)
+        if state in ("delivered", "bounced"):
+            self.journal.late(
+                mail,
+                self._outcome(
+                    mail, state, "late_reply", reply=attempt.reply, phase=attempt.phase, meaning=meaning
+                ),
+            )
+
+    def _unreachable(self, mail: Mail, failed: ConnectFailed) -> None:
+        feed = mail.feed
+        if feed is not None:
+            feed.failed_until = max(failed.retry_at, self._monotonic() + 1.0)
+        reply = f"{failed.code} {failed.text}" if failed.code else failed.text
+        if failed.why == "network" or not failed.temporary:
+            meaning = self._meaning(reply, failed.host, failed.phase, mail.provider)
+            self._end(
+                mail,
+                self._outcome(
+                    mail,
+                    "bounced",
+                    failed.why,
+                    reply=reply,
+                    phase=failed.phase,
+                    meaning=meaning,
+                    mx=failed.host,
+                ),
+            )
+        else:
+            self._defer(mail, failed.why, reply, failed.phase)
+
+    def _defer(self, mail: Mail, reason: str, reply: str, phase: str) -> None:
+        meaning = self._meaning(reply, "", phase, mail.provider)
+        self._end(
+            mail,
+            self._outcome(mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning),
+            again=True,
+        )
+
+    # -- apply
+
+    def _outcome(
+        self,
+        mail: Mail,
+        state: str,
+        reason: str,
+        *,
+        reply: str = "",
+        phase: str = "",
+        meaning: Meaning | None = None,
+        mx: str = "",
+        tls: str = "",
+        seconds: float = 0.0,
+        final: bool = False,
+        detail: str = "",
+    ) -> Outcome:
+        return Outcome(
+            id=mail.id,
+            state=state,
+            attempt=mail.attempt,
+            final=final,
+            tenant=mail.tenant,  # type: ignore[arg-type]
+            campaign=mail.campaign,
+            stream=mail.stream,
+            to=mail.to,
+            origin=mail.origin,
+            time=round(self._clock(), 3),
+            expires=mail.expires,
+            reason=reason,
+            reply=(reply or detail)[:2000],
+            phase=phase,
+            klass=meaning.klass if meaning else "",
+            scope=meaning.scope if meaning else "",
+            action=meaning.action if meaning else "none",
+            rule=meaning.rule if meaning else "",
+            provider=mail.provider,
+            lane=mail.topic,
+            source=mail.source,
+            mx=mx,
+            tls=tls,
+            dkim=mail.dkim,
+            seconds=round(seconds, 4),
+        )
+
+    def _end(self, mail: Mail, outcome: Outcome, again: bool = False) -> None:
+        """Journal an outcome; before it, where the mail is to be tried again, its next ladder record."""
+        mail.stage = "ended"
+        now = self._clock()
+        state = self._state[mail.partition]
+        age = now - mail.received if mail.received else 0.0
+        due = now + retry_delay(mail.attempt, self._settings, self._random())
+        if again and mail.expires and due >= mail.expires:
+            if outcome.state == "deferred":
+                outcome = _changed(outcome, state="expired", reason=outcome.reason or "no_time_left")
+                again = False
+            else:
+                due = mail.expires - 0.001  # unknown: it wakes once more, to end as expired
+        self._observe(outcome, age, 0)
+        self.reports.count(outcome, mail)
+        if not again:
+            self.journal.write(mail, state, outcome, lambda: self._release(mail))
+            return
+        outcome = _changed(outcome, next_at=round(due, 3))
+        headers = dict(mail.ticket.record.headers)
+        headers["attempt"] = b"%d" % (mail.attempt + 1)
+        ladder = self._ladder(mail, headers, due)
+        self.journal.emit(
+            mail, ladder, lambda: self.journal.write(mail, state, outcome, lambda: self._release(mail))
+        )
+
+    def _ladder(self, mail: Mail, headers: dict[str, bytes], due: float) -> Out:
+        topic, found = climb(headers, mail.topic, due, self._clock(), self._rungs)
+        record = mail.ticket.record
+        return Out(topic, record.value, found, record.key, mail.partition)
+
+    def _release(self, mail: Mail) -> None:
+        if self._mails.get(mail.id) is mail:
+            del self._mails[mail.id]
+        if not mail.ticket_done:
+            mail.ticket_done = True
+            mail.ticket.done()
+
+    def _aside(self, mail: Mail, delay: float, reserved: bool = True) -> None:
+        """Onto the ladder with the same attempt: waiting for a turn is not an attempt."""
+        mail.stage = "gone"
+        if reserved:
+            self._mails.pop(mail.id, None)
+        out = self._ladder(mail, dict(mail.ticket.record.headers), self._clock() + delay)
+        mail.ticket.emit(out)
+        mail.ticket_done = True
+        mail.ticket.done()
+
+    # -- time
+
+    def tick(self) -> None:
+        """Once a second: expired heads leave, waiters in shared lanes step aside, slow starts stop blocking."""
+        now, wall = self._monotonic(), self._clock()
+        settings = self._settings
+        for feed in list(self.feeds.feeds.values()):
+            self._sweep(feed, now, wall)
+        for mail in list(self._mails.values()):
+            if mail.stage == "sending" and not mail.ticket_done and now - mail.began > settings.blocked:
+                # The copy is a repeat once the outcome is journaled; until then it waits on the longest rung.
+                mail.ticket.emit(
+                    self._ladder(mail, dict(mail.ticket.record.headers), wall + self._rungs[-1].seconds)
+                )
+                mail.ticket_done = True
+                mail.ticket.done()
+        self.reports.send(self._mails.values(), len(self._state), self._pool)
+
+    def _sweep(self, feed: Feed, now: float, wall: float) -> None:
+        # Sorted by arrival: the first mail that is neither expired nor impatient ends the look.
+        for queue in (feed.urgent, feed.bulk):
+            for _ in range(len(queue)):
+                mail = queue[0]
+                if mail.stage != "waiting":
+                    queue.popleft()
+                elif mail.expires and mail.expires <= wall:
+                    queue.popleft()
+                    self._end(mail, self._outcome(mail, "expired", "in_lane"))
+                elif feed.shared and now - mail.queued > self._settings.patience and len(queue) > 1:
+                    queue.popleft()
+                    feed.next_turn = max(feed.next_turn, now) + 1.0 / max(
+                        0.1, self.feeds.rate(feed, "", mail.dkim).rate
+                    )
+                    self._aside(mail, max(self._rungs[0].seconds, feed.next_turn - now))
+                else:
+                    break
+
+
+def _changed(outcome: Outcome, **values: object) -> Outcome:
+    return msgspec.structs.replace(outcome, **values)

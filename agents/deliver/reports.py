@@ -1,0 +1,114 @@
+"""One sum a second per provider, source and DKIM domain: what shape needs, at no cost per message."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from agents import Out
+from agents.deliver.allowance import Allowance
+from agents.deliver.job import Mail
+from agents.deliver.pool import Pool
+from schemas.codec import encode
+from schemas.lane_report import LaneReport, Reply
+from schemas.outcome import Outcome
+
+HEADERS = {"type": b"lane_report", "version": b"1"}
+Key = tuple[str, str, str]
+"""Provider (or MX site), source, DKIM domain."""
+MAX_REPLIES = 20
+QUIET = 10.0
+"""Seconds for which a lane without work goes on reporting, so that its lease is kept a while."""
+
+
+class _Sum:
+    __slots__ = ("domains", "replies", "samples", "states")
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.replies: Counter[tuple[str, str, str, str]] = Counter()
+        self.samples: dict[tuple[str, str, str, str], tuple[str, str]] = {}
+        self.domains: set[str] = set()
+
+
+class Reports:
+    """Counts outcomes and publishes them."""
+
+    def __init__(
+        self,
+        allowance: Allowance,
+        publish: Callable[[Out], None],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._allowance, self._publish, self._clock, self._monotonic = allowance, publish, clock, monotonic
+        self._sums: dict[Key, _Sum] = {}
+        self._seen: dict[Key, float] = {}
+        self._number = 0
+
+    def count(self, outcome: Outcome, mail: Mail) -> None:
+        """Add an attempt's outcome. Outcomes without an attempt (expired, suppressed ...) do not count."""
+        if not mail.source or outcome.state not in ("delivered", "bounced", "deferred", "unknown"):
+            return
+        key = (mail.feed.key if mail.feed else mail.provider, mail.source, mail.dkim)
+        found = self._sums.get(key)
+        if found is None:
+            found = self._sums[key] = _Sum()
+        found.states[outcome.state] += 1
+        found.domains.add(mail.domain)
+        if outcome.state != "delivered":
+            kind = (outcome.klass, outcome.action, outcome.scope, outcome.rule)
+            found.replies[kind] += 1
+            found.samples.setdefault(kind, (outcome.reply[:300], mail.domain))
+
+    def send(self, mails: Iterable[Mail], partitions: int, pool: Pool) -> None:
+        """Publish the second's reports: every lane with work or within ``QUIET`` seconds of it."""
+        now = self._monotonic()
+        waiting: Counter[Key] = Counter()
+        for mail in mails:
+            if mail.feed is not None and mail.stage == "waiting":
+                waiting[(mail.feed.key, mail.source or "default", mail.dkim)] += 1
+        for key in (*waiting, *self._sums):
+            self._seen[key] = now
+        for key, seen in list(self._seen.items()):
+            if now - seen > QUIET:
+                del self._seen[key]
+                continue
+            self._number += 1
+            self._allowance.sent(self._number, now)
+            found = self._sums.pop(key) if key in self._sums else _Sum()
+            self._publish(self._report(key, found, waiting[key], partitions, pool))
+
+    def _report(self, key: Key, found: _Sum, waiting: int, partitions: int, pool: Pool) -> Out:
+        provider, source, dkim = key
+        states = found.states
+        report = LaneReport(
+            worker=self._allowance.worker,
+            number=self._number,
+            provider=provider,
+            source=source,
+            dkim=dkim,
+            time=round(self._clock(), 3),
+            attempts=sum(states.values()),
+            delivered=states["delivered"],
+            deferred=states["deferred"],
+            bounced=states["bounced"],
+            unknown=states["unknown"],
+            waiting=waiting,
+            connections=pool.count(("" if source == "default" else source, provider)),
+            partitions=partitions,
+            domains=len(found.domains),
+            replies=tuple(
+                Reply(
+                    klass=kind[0],
+                    action=kind[1],
+                    scope=kind[2],
+                    rule=kind[3],
+                    count=count,
+                    sample=found.samples[kind][0],
+                    domain=found.samples[kind][1],
+                )
+                for kind, count in found.replies.most_common(MAX_REPLIES)
+            ),
+        )
+        return Out("mail-lane-reports", encode(report), HEADERS, None, 0)

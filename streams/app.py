@@ -1,0 +1,404 @@
+"""The composition root: settings in, a running process out. Every agent's arguments are named here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+from agents.classify.agent import Classify
+from agents.classify.book import SqliteBook
+from agents.wait.agent import Wait
+
+from agents import Agent, Out, Stage
+from agents.deliver import policy as deliver_policy
+from agents.deliver.agent import Deliver
+from agents.deliver.allowance import Allowance, Rate
+from agents.deliver.connect import Networks, connect
+from agents.deliver.connect import Settings as ConnectSettings
+from agents.deliver.pool import Pool
+from agents.deliver.pool import Settings as PoolSettings
+from agents.deliver.row import newer, reduce_outcome
+from agents.enqueue import policy as enqueue_policy
+from agents.enqueue.agent import Enqueue
+from agents.enqueue.campaigns import CheckCampaigns
+from agents.render.agent import Render
+from agents.score.agent import Score
+from agents.screen import policy as screen_policy
+from agents.screen.agent import Screen
+from agents.sign.agent import Sign
+from agents.sign.keys import load_keys
+from agents.suppress.agent import Suppress
+from schemas.codec import Malformed, decode, headers_from, parse
+from schemas.codec import Record as CodecRecord
+from schemas.contact import Contact
+from schemas.gate import GateRow
+from schemas.ladder import Rung
+from schemas.outcome import Outcome
+from schemas.reply import Meaning, Rules, classify, load_rules
+from schemas.suppression import Suppression
+from schemas.token import Tokens
+from schemas.topology import Topology
+from streams import metrics
+from streams.broker import Outbox, die, make_producer
+from streams.follow import Follower
+from streams.ownership import Ownership
+from streams.pipeline import BY_NAME, CHAINS
+from streams.resolver import Resolver
+from streams.runner import Runner
+from streams.settings import Settings
+from streams.state import StateFiles
+from streams.tables import Campaigns, WithViews
+from streams.topics import RUNGS
+
+log = logging.getLogger("mailsluice.app")
+Fatal = Callable[[int, str], Any]
+
+
+def rungs_of(settings: Settings) -> tuple[Rung, ...]:
+    """The wait ladder with the lengths of the settings."""
+    return tuple(Rung(name, seconds) for name, seconds in zip(RUNGS, settings.rungs, strict=True))
+
+
+def read_rules() -> Rules:
+    """The shipped reply rules."""
+    return load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
+
+
+class App:
+    """The stages of one process: clients, tables and agents, started and stopped together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topology: Topology,
+        stages: Sequence[str],
+        chain: bool = True,
+        fatal: Fatal = die,
+    ) -> None:
+        """``stages``: names in ``streams.pipeline``. Raises KeyError for another name."""
+        self.settings = settings
+        self.partitions = topology.partitions
+        self.stages: list[Stage] = [BY_NAME[name] for name in stages]
+        self.outbox = Outbox(make_producer(settings), settings, fatal)
+        self.runners: dict[str, Runner] = {}
+        self._chain = chain
+        self._fatal = fatal
+        self._resolver = Resolver(settings.dns)
+        self._campaigns: Campaigns | None = None
+        self._followers: list[Follower] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last: list[Callable[[], Any]] = []
+
+    async def start(self) -> None:
+        """Connect, read the tables, join the groups."""
+        await self.outbox.start()
+        for stage in self.stages:
+            ownership = Ownership(self.settings.session)
+            agent = await self._build(stage, ownership)
+            fetch = 262_144 if stage.name == "deliver" else 1_048_576
+            self.runners[stage.name] = Runner(
+                stage,
+                agent,
+                self.settings,
+                self.outbox,
+                self.partitions,
+                self._fatal,
+                ownership=ownership,
+                fetch=fetch,
+            )
+        if self._chain:
+            for (first, second), topic in CHAINS.items():
+                if first in self.runners and second in self.runners:
+                    self.runners[second].chain_behind(self.runners[first], topic)
+        for runner in self.runners.values():
+            await runner.start()
+
+    async def stop(self) -> None:
+        """In the order of the flow: settle, commit, leave; then write what is still to be written."""
+        for runner in self.runners.values():
+            await runner.stop()
+        for last in self._last:
+            await last()
+        for task in self._tasks:
+            task.cancel()
+        await self.outbox.stop()
+        for follower in self._followers:
+            await follower.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every stage has had an assignment."""
+        return all(runner.ready.is_set() for runner in self.runners.values())
+
+    def publish(self, out: Out, acked: Callable[[], None] | None = None) -> None:
+        """Write a record that hangs on no ticket."""
+        self.outbox.put(out, None if acked is None else lambda _offset: acked())
+
+    # -- what agents need ---------------------------------------------------------------------
+
+    async def _follower(self) -> Follower:
+        follower = Follower(self.settings, self._fatal)
+        await follower.start()
+        self._followers.append(follower)
+        return follower
+
+    async def _table_of_campaigns(self) -> Campaigns:
+        if self._campaigns is None:
+            self._campaigns = Campaigns(await self._follower())
+            await self._campaigns.open()
+        return self._campaigns
+
+    def _states(self, stage: Stage, topic: str, follower: Follower, **options: Any) -> StateFiles:
+        return StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
+
+    async def _build(self, stage: Stage, ownership: Ownership) -> Agent:
+        build = self._check_campaigns if stage.name == "campaigns" else getattr(self, f"_{stage.name}")
+        agent: Agent = await build(stage, ownership)
+        return agent
+
+    def _every(self, seconds: float, body: Callable[[], None]) -> None:
+        async def loop() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                body()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                self._fatal(70, f"a timer raised: {task.exception()!r}")
+
+        task = asyncio.get_running_loop().create_task(loop())
+        task.add_done_callback(ended)
+        self._tasks.append(task)
+
+    def _tokens(self) -> Tokens:
+        if not self.settings.secret:
+            raise ValueError("MAILSLUICE_SECRET is not set: tokens need a secret of at least 32 characters")
+        return Tokens([part.encode() for part in self.settings.secret.split(",")])
+
+    # -- the agents ---------------------------------------------------------------------------
+
+    async def _check_campaigns(self, stage: Stage, ownership: Ownership) -> Agent:
+        return CheckCampaigns()
+
+    async def _enqueue(self, stage: Stage, ownership: Ownership) -> Agent:
+        campaigns = await self._table_of_campaigns()
+        return Enqueue(
+            enqueue_policy.Settings(lifetime=self.settings.lifetime),
+            self.partitions,
+            campaigns,
+            campaigns.read_to_end,
+            self._resolver,
+            time.time,
+            time.monotonic,
+        )
+
+    async def _screen(self, stage: Stage, ownership: Ownership) -> Agent:
+        follower = await self._follower()
+        rows = self._states(
+            stage,
+            "mail-screen-log",
+            follower,
+            headers={"type": b"gate", "version": b"1"},
+            reduce=lambda value: (value, parse(value, GateRow).until),
+        )
+        suppressions = self._states(stage, "mail-suppressions", follower, newer=_newer_suppression)
+        contacts = self._states(stage, "mail-contacts", follower)
+        agent = Screen(
+            screen_policy.Settings(horizon=self.settings.screen_horizon),
+            rows,
+            suppressions,
+            contacts,
+            rungs_of(self.settings),
+            time.time,
+        )
+        self._expiring(rows)
+        return WithViews(agent, [suppressions, contacts])
+
+    def _expiring(self, files: StateFiles) -> None:
+        def sweep() -> None:
+            for state in files.opened():
+                state.expire(time.time())
+
+        self._every(10.0, sweep)
+
+    async def _render(self, stage: Stage, ownership: Ownership) -> Agent:
+        return Render(
+            await self._table_of_campaigns(),
+            self._tokens(),
+            self.settings.base_url,
+            self.settings.return_domain,
+            time.time,
+        )
+
+    async def _sign(self, stage: Stage, ownership: Ownership) -> Agent:
+        return Sign(load_keys(self.settings.keys), time.time)
+
+    async def _deliver(self, stage: Stage, ownership: Ownership) -> Agent:
+        settings = self.settings
+        follower = await self._follower()
+        rows = self._states(
+            stage,
+            "mail-outcomes",
+            follower,
+            headers={"type": b"outcome", "version": b"1"},
+            reduce=reduce_outcome,
+            newer=newer,
+        )
+        suppressions = self._states(stage, "mail-suppressions", follower, newer=_newer_suppression)
+        worker = f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
+        allowance = Allowance(
+            worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
+        )
+        await self._follow_policy(allowance)
+        where = ConnectSettings(
+            hostname=settings.deliver_hostname or socket.getfqdn(),
+            port=settings.deliver_port,
+            networks=Networks.parse(settings.deliver_networks),
+        )
+        rules = read_rules()
+
+        def free(group: object) -> None:
+            agent.feeds.group_free(group)
+
+        pool = Pool(
+            lambda target, source: connect(target, where, source),
+            PoolSettings(),
+            time.monotonic,
+            random.random,
+            free,
+        )
+        agent = Deliver(
+            deliver_policy.Settings(
+                unacked=settings.deliver_unacked, first_retry=settings.rungs[0], last_retry=settings.rungs[-1]
+            ),
+            rows=rows,
+            suppressions=suppressions,
+            campaigns=await self._table_of_campaigns(),
+            hosts=self._resolver,
+            pool=pool,
+            allowance=allowance,
+            sources=settings.deliver_sources,
+            rungs=rungs_of(settings),
+            meaning=Meanings(rules),
+            fresh=ownership.fresh,
+            epoch=lambda: ownership.epoch,
+            publish=self.publish,
+            clock=time.time,
+            monotonic=time.monotonic,
+            random=random.random,
+            observe=observe_outcome,
+        )
+        self._every(1.0, agent.tick)
+        self._expiring(rows)
+        self._last.append(lambda: agent.stop(settings.deliver_drain))
+        return WithViews(agent, [suppressions])
+
+    async def _follow_policy(self, allowance: Allowance) -> None:
+        follower = await self._follower()
+
+        def feed(messages: Sequence[Any]) -> None:
+            for message in messages:
+                if not message.value:
+                    continue
+                record = CodecRecord(
+                    "mail-lane-policy",
+                    0,
+                    message.offset,
+                    message.timestamp,
+                    message.key,
+                    message.value,
+                    headers_from(message.headers),
+                )
+                try:
+                    allowance.feed(message.offset, decode(record, "lane_policy"))
+                except Malformed as error:
+                    log.error("mail-lane-policy@%d cannot be read: %s", message.offset, error)
+
+        await follower.follow("mail-lane-policy", 0, feed, await follower.first("mail-lane-policy", 0))
+
+    async def _wait(self, stage: Stage, ownership: Ownership) -> Agent:
+        return Wait(rungs_of(self.settings), await self._table_of_campaigns(), time.time)
+
+    async def _classify(self, stage: Stage, ownership: Ownership) -> Agent:
+        directory = self.settings.state / stage.name
+        directory.mkdir(parents=True, exist_ok=True)
+        agent = Classify(
+            read_rules(), lambda partition: SqliteBook(directory / f"book-{partition}.sqlite"), time.time
+        )
+
+        def flush() -> None:
+            for out in agent.flush(time.time()):
+                self.publish(out)
+
+        self._every(1.0, flush)
+        return agent
+
+    async def _suppress(self, stage: Stage, ownership: Ownership) -> Agent:
+        follower = await self._follower()
+        states = self._states(
+            stage,
+            "mail-suppressions",
+            follower,
+            headers={"type": b"suppression", "version": b"1"},
+            newer=_newer_suppression,
+            rewrite=self.publish,
+        )
+        return Suppress(states, time.time)
+
+    async def _score(self, stage: Stage, ownership: Ownership) -> Agent:
+        follower = await self._follower()
+        states = self._states(
+            stage,
+            "mail-contacts",
+            follower,
+            headers={"type": b"contact", "version": b"1"},
+            newer=_newer_contact,
+            rewrite=self.publish,
+        )
+        return Score(states, time.time)
+
+
+class Meanings:
+    """Reply rules with a small memory: providers say the same few things."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[tuple[str, str, str, str], Meaning] = {}
+
+    def __call__(self, reply: str, mx: str, phase: str, provider: str) -> Meaning:
+        """What the reply means."""
+        key = (reply, mx, phase, provider)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) > 2000:
+                self._known.clear()
+            found = self._known[key] = classify(self._rules, reply, mx=mx, phase=phase, provider=provider)
+        return found
+
+
+def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
+    """Counts an attempt's outcome."""
+    if repeat:
+        metrics.REPEATS.labels("two").inc()
+        return
+    provider = outcome.provider or "other"
+    metrics.OUTCOMES.labels(provider, outcome.source, outcome.state, outcome.klass).inc()
+    if outcome.seconds:
+        metrics.ATTEMPT_SECONDS.labels(provider).observe(outcome.seconds)
+    if outcome.state == "delivered" and age:
+        metrics.DELIVERY_AGE.labels(provider, outcome.stream).observe(age)
+
+
+def _newer_suppression(old: bytes, new: bytes) -> bool:
+    return parse(new, Suppression).version >= parse(old, Suppression).version
+
+
+def _newer_contact(old: bytes, new: bytes) -> bool:
+    return parse(new, Contact).version >= parse(old, Contact).version

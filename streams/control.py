@@ -1,0 +1,276 @@
+"""The control plane: faust-streaming in a process of its own. Today's only agent here is shape.
+
+faust commits over an event when its agent raises, when a ``take()`` body raises, with ``concurrency`` above
+1 and with ``noack()``, and its Tables drift over rebalances. So: one event at a time, no Tables, no
+``take()``, every send awaited to its acknowledgement, and any exception ends the process at once, before
+faust can commit past the event; the supervisor starts it again. State is replayed from our own compacted
+output before the first report is looked at. faust hangs on missing topics: they are applied before.
+
+The report topic has one partition: whoever the group gives it to leads. The others follow the policy topic
+and are ready to take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import faust
+from prometheus_client import start_http_server
+
+from agents.shape.agent import Fact, Shaper
+from agents.shape.rules import BadPolicy, parse_policy
+from agents.shape.rules import Settings as Policy
+from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
+from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_report import LaneReport
+from streams import metrics
+from streams.broker import EXIT_SEND_FAILED, die
+from streams.follow import Follower
+from streams.settings import BadSettings, Settings, load
+
+log = logging.getLogger("mailsluice.control")
+APP = "mailsluice-control"
+"""faust's app id and consumer group; MAILSLUICE_PREFIX goes before it."""
+REPORTS = "mail-lane-reports"
+POLICY = "mail-lane-policy"
+EXIT_BUG = 70
+EXIT_CONFIG = 78
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The shaping policy: the operator's file, or the shipped one of the profile. Raises BadPolicy, OSError."""
+    if settings.policy is not None:
+        return parse_policy(settings.policy.read_text("utf-8"), str(settings.policy))
+    name = "demo.toml" if settings.profile == "demo" else "policy.toml"
+    return parse_policy(resources.files("agents.shape").joinpath(name).read_text("utf-8"), name)
+
+
+def make_app(settings: Settings) -> faust.App:
+    """The faust app with every default that has bitten turned off."""
+    return faust.App(
+        settings.prefix + APP,
+        broker="kafka://" + ";".join(settings.broker.split(",")),
+        key_serializer="raw",
+        value_serializer="raw",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        reply_create_topic=False,
+        autodiscover=False,
+        broker_session_timeout=settings.session,
+        broker_heartbeat_interval=settings.session / 6,
+        broker_rebalance_timeout=60.0,
+        broker_request_timeout=max(30.0, settings.session + 5.0),
+        broker_commit_interval=1.0,
+        consumer_auto_offset_reset="earliest",
+        producer_acks=-1,
+        worker_redirect_stdouts=False,
+        # A new process stands aside for nothing: its state is our own replay.
+        stream_recovery_delay=0.0,
+        stream_wait_empty=False,
+    )
+
+
+class Control:
+    """Shape at work on one faust app."""
+
+    def __init__(self, settings: Settings, policy: Policy, app: faust.App) -> None:
+        self.settings = settings
+        self.shaper = Shaper(policy)
+        self.app = app
+        self.reports = app.topic(settings.topic(REPORTS), key_type=bytes, value_type=bytes)
+        self.policy = app.topic(settings.topic(POLICY), key_type=bytes, value_type=bytes)
+        self.worker = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns():x}"
+        self.leading = asyncio.Event()
+        self._follower: Follower | None = None
+        self._following = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Literally: a module that fails to import would be skipped with a warning.
+        app.agent(self.reports, name="shape", concurrency=1)(self.shape)
+        app.timer(1.0, name="shape-tick")(self.tick)
+        app.on_partitions_assigned.connect(self.assigned)
+        app.on_partitions_revoked.connect(self.revoked)
+        app.task(self.follow)
+
+    async def follow(self) -> None:
+        """Read the policy topic to its end, and go on reading it."""
+        try:
+            self._follower = Follower(self.settings, die)
+            await self._follower.start()
+            first = await self._follower.first(POLICY, 0)
+            await self._follower.follow(POLICY, 0, self.sink, first)
+            self._following.set()
+        except Exception as error:
+            die(EXIT_BUG, f"could not follow {POLICY}: {error!r}")
+
+    def sink(self, messages: Sequence[Any]) -> None:
+        """Records of the policy topic: the state while another leads, intruders while we do."""
+        for message in messages:
+            if message.value is None:
+                continue
+            try:
+                fact = decode(_record(message), "lane_policy")
+            except Malformed as error:
+                log.warning("%s offset %d cannot be read: %s", POLICY, message.offset, error)
+                continue
+            if not isinstance(fact, LanePolicy | Lease | Decision | Leader):
+                log.warning("%s offset %d is no record of shape", POLICY, message.offset)
+            elif self.leading.is_set():
+                self.watch(fact, message.offset)
+            else:
+                self.shaper.remember(fact, message.offset, time.monotonic())
+
+    def watch(self, fact: Fact | Leader, offset: int) -> None:
+        """While leading: step down before a newer leader, write again over what an older one wrote."""
+        if isinstance(fact, Leader) and fact.worker == self.worker:
+            return
+        epoch = offset if isinstance(fact, Leader) else fact.epoch
+        if epoch > self.shaper.epoch:
+            die(EXIT_SEND_FAILED, f"another leader of shape has taken over at offset {epoch}")
+        if epoch < self.shaper.epoch and isinstance(fact, LanePolicy):
+            mine = self.shaper.published.get((fact.kind, fact.name, fact.provider))
+            if mine is not None:
+                self._spawn(self.publish([mine]))
+
+    async def assigned(self, *args: Any, **_: Any) -> None:
+        """The report partition may have come to us: take over, beside faust's rebalance."""
+        if any(tp.topic == self.settings.topic(REPORTS) for tp in args[-1]):
+            self._spawn(self.take_over())
+
+    async def revoked(self, *_: Any, **__: Any) -> None:
+        """Another may lead from here on."""
+        self.leading.clear()
+
+    async def take_over(self) -> None:
+        """Read what the last leader wrote to its end, announce ourselves, and lead with that offset as epoch."""
+        await self._following.wait()
+        assert self._follower is not None
+        await self._follower.to_end(POLICY, 0)
+        leader = Leader(worker=self.worker, time=time.time())
+        mono = time.monotonic()
+        written = await self._send(leader.key, leader)
+        self.shaper.lead((await written).offset, mono)
+        # Under the new epoch: what a displaced leader still writes behind it must not be all there is.
+        await self.publish([self.shaper.renewed(policy) for policy in list(self.shaper.published.values())])
+        self.leading.set()
+        log.info("leading shape, epoch %d, %d limits", self.shaper.epoch, len(self.shaper.state))
+
+    async def shape(self, stream: Any) -> None:
+        """The agent: one report at a time, its answers acknowledged before the next."""
+        async for event in stream.events():
+            try:
+                await self.leading.wait()
+                await self.one(event.message)
+            except Exception as error:
+                log.exception("shape failed")
+                die(EXIT_BUG, f"shape failed on a report: {error!r}")
+
+    async def one(self, message: Any) -> None:
+        """One record of the report topic."""
+        try:
+            report = decode(_record(message), "lane_report")
+            if not isinstance(report, LaneReport):
+                raise Malformed("unknown_type", f"not a lane report: {type(report).__name__}")
+        except Malformed as error:
+            self.shaper.refusals += 1
+            log.warning("%s offset %d is refused: %s", REPORTS, message.offset, error)
+            return
+        await self.publish(self.shaper.on_report(report, time.time(), time.monotonic()))
+
+    async def tick(self) -> None:
+        """Every second: caps that run out, keys to delete, gauges."""
+        if not self.leading.is_set():
+            return
+        try:
+            facts, drops = self.shaper.tick(time.time(), time.monotonic())
+            await self.publish(facts)
+            for key in drops:
+                await (await self.policy.send(key=key, value=None, partition=0))
+            self.measure()
+        except Exception as error:
+            log.exception("tick failed")
+            die(EXIT_BUG, f"the timer of shape failed: {error!r}")
+
+    async def publish(self, facts: Sequence[Fact]) -> None:
+        """Write records in order; returns when all are acknowledged."""
+        for written in [await self._send(fact.key, fact) for fact in facts]:
+            await written
+
+    async def _send(self, key: bytes, fact: Fact | Leader) -> Awaitable[Any]:
+        kind, version = name_of(type(fact))
+        headers = {"type": kind.encode(), "version": str(version).encode()}
+        sent: Awaitable[Any] = await self.policy.send(
+            key=key, value=encode(fact), partition=0, headers=headers
+        )
+        return sent
+
+    def measure(self) -> None:
+        """Limits as gauges."""
+        for (kind, name, provider), policy in self.shaper.published.items():
+            if kind == "source":
+                metrics.LANE_LIMIT.labels(provider, name).set(policy.rate)
+                metrics.LANE_SUSPENDED.labels(provider, name).set(policy.suspended_until)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            die(EXIT_BUG, f"control failed: {task.exception()!r}")
+
+
+def _record(message: Any) -> Record:
+    """An aiokafka or faust message as a Record."""
+    headers = message.headers or ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp=int(message.timestamp if isinstance(message.timestamp, int) else message.timestamp * 1000),
+        key=message.key,
+        value=message.value,
+        headers=headers_from(pairs),
+    )
+
+
+def run_control(settings: Settings, wrap: Callable[[Control], Any] = lambda control: None) -> None:
+    """Run the control plane until SIGTERM; the process is its own. Raises BadPolicy before it starts.
+
+    ``wrap`` is handed the Control before it runs (tests break it on purpose).
+    """
+    policy = policy_of(settings)
+    logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if settings.metrics:
+        host, _, port = settings.metrics.rpartition(":")
+        start_http_server(int(port), host or "127.0.0.1", metrics.REGISTRY)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    app = make_app(settings)
+    wrap(Control(settings, policy, app))
+    # Our own logging stays, and standard output is nobody's log record at WARNING.
+    worker = faust.Worker(
+        app, loop=loop, loglevel=settings.log, redirect_stdouts=False, override_logging=False
+    )
+    worker.execute_from_commandline()
+
+
+def main() -> None:
+    """``python -m streams.control``: settings from the environment."""
+    try:
+        run_control(load(os.environ))
+    except (BadSettings, BadPolicy, OSError) as error:
+        raise SystemExit(f"control: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
