@@ -14,7 +14,8 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One suppression. ``scope``: global (every tenant), tenant, or stream (``stream`` names it).
 
     ``until`` is Unix seconds, 0 for ever. ``active`` False is a release (or a soft window's state);
-    ``version`` orders writes, not arrival. ``hits`` are the days (Unix day numbers) of soft bounces.
+    ``version`` orders writes, not arrival. ``hits`` are the days (Unix day numbers) of soft bounces, and
+    ``window`` names the soft window that they count in ("" is the usual one): each counts by itself.
     """
 
     tenant: str
@@ -28,11 +29,13 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     active: bool = True
     version: int = 1
     hits: tuple[int, ...] = ()
+    window: str = ""
 
     @property
     def key(self) -> bytes:
         """The key on the compacted topic; the recipient first, so that a prefix scan finds all of theirs."""
-        return f"{self.to}|{self.tenant}|{self.scope}|{self.stream}|{self.reason}".encode()
+        tail = f"|{self.window}" if self.window else ""
+        return f"{self.to}|{self.tenant}|{self.scope}|{self.stream}|{self.reason}{tail}".encode()
 
     def applies(self, tenant: str, stream: str, now: float) -> bool:
         """Whether it forbids a mail of this tenant and stream at ``now`` (Unix seconds)."""

@@ -1,0 +1,58 @@
+"""mail-events -> mail-contacts: read the contact, add the event, write it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agents import Stage, State, States, Ticket
+from agents.score.policy import Settings, decide, matters
+from schemas.codec import Malformed, decode, encode, parse
+from schemas.contact import Contact
+from schemas.event import MailEvent
+
+STAGE = Stage(
+    name="score",
+    question="who reads, when, how often should we write?",
+    consumes=("mail-events",),
+    emits=("mail-contacts",),
+    twins=False,
+    state="mail-contacts",
+)
+
+
+class Score:
+    """Follows the public events. ``states`` opens a partition of the contacts; ``clock`` gives Unix seconds."""
+
+    def __init__(self, states: States, settings: Settings, clock: Callable[[], float]) -> None:
+        self._states = states
+        self._settings = settings
+        self._clock = clock
+        self._open: dict[int, State] = {}
+
+    async def assigned(self, partition: int) -> None:
+        """Read the partition's contacts."""
+        self._open[partition] = await self._states.open(partition)
+
+    async def revoked(self, partition: int) -> None:
+        """Nothing is in work between batches: only the file is closed."""
+        if self._open.pop(partition, None) is not None:
+            await self._states.close(partition)
+
+    async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
+        """One event after the other: each sees what the ones before it wrote."""
+        state, now = self._open[partition], self._clock()
+        for ticket in tickets:
+            try:
+                event: MailEvent = decode(ticket.record, "event")
+            except Malformed as error:
+                ticket.reject(error.code, error.detail)
+                continue
+            if matters(event):
+                self._count(ticket, event, state, now)
+            ticket.done()
+
+    def _count(self, ticket: Ticket, event: MailEvent, state: State, now: float) -> None:
+        raw = state.get(Contact(tenant=event.tenant, to=event.to).key)
+        contact = decide(event, parse(raw, Contact) if raw else None, self._settings, now)
+        if contact is not None:
+            state.put(ticket, contact.key, encode(contact))

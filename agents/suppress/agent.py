@@ -1,0 +1,54 @@
+"""mail-events -> mail-suppressions: gather the recipient's rows, decide, write what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agents import Stage, State, States, Ticket
+from agents.suppress.policy import Settings, decide, matters
+from schemas.codec import Malformed, decode, encode, parse
+from schemas.event import MailEvent
+from schemas.suppression import Suppression
+
+STAGE = Stage(
+    name="suppress",
+    question="who must not get mail, and until when?",
+    consumes=("mail-events",),
+    emits=("mail-suppressions",),
+    twins=False,
+    state="mail-suppressions",
+)
+
+
+class Suppress:
+    """Follows the public events. ``states`` opens a partition of the suppressions; ``clock`` is Unix seconds."""
+
+    def __init__(self, states: States, settings: Settings, clock: Callable[[], float]) -> None:
+        self._states = states
+        self._settings = settings
+        self._clock = clock
+        self._open: dict[int, State] = {}
+
+    async def assigned(self, partition: int) -> None:
+        """Read the partition's suppressions."""
+        self._open[partition] = await self._states.open(partition)
+
+    async def revoked(self, partition: int) -> None:
+        """Nothing is in work between batches: only the file is closed."""
+        if self._open.pop(partition, None) is not None:
+            await self._states.close(partition)
+
+    async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
+        """One event after the other: each sees what the ones before it wrote."""
+        state, now = self._open[partition], self._clock()
+        for ticket in tickets:
+            try:
+                event: MailEvent = decode(ticket.record, "event")
+            except Malformed as error:
+                ticket.reject(error.code, error.detail)
+                continue
+            if matters(event):
+                rows = [parse(raw, Suppression) for _, raw in state.scan(f"{event.to}|".encode())]
+                for row in decide(event, rows, self._settings, now):
+                    state.put(ticket, row.key, encode(row))
+            ticket.done()
