@@ -14,7 +14,6 @@ from typing import Any
 
 from agents.classify.agent import Classify
 from agents.classify.book import SqliteBook
-from agents.wait.agent import Wait
 
 from agents import Agent, Out, Stage
 from agents.deliver import policy as deliver_policy
@@ -29,12 +28,15 @@ from agents.enqueue import policy as enqueue_policy
 from agents.enqueue.agent import Enqueue
 from agents.enqueue.campaigns import CheckCampaigns
 from agents.render.agent import Render
+from agents.score import policy as score_policy
 from agents.score.agent import Score
 from agents.screen import policy as screen_policy
 from agents.screen.agent import Screen
 from agents.sign.agent import Sign
 from agents.sign.keys import load_keys
+from agents.suppress import policy as suppress_policy
 from agents.suppress.agent import Suppress
+from agents.wait.agent import Wait
 from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
@@ -350,7 +352,7 @@ class App:
             newer=_newer_suppression,
             rewrite=self.publish,
         )
-        return Suppress(states, time.time)
+        return Suppress(states, suppress_policy.Settings(), time.time)
 
     async def _score(self, stage: Stage, ownership: Ownership) -> Agent:
         follower = await self._follower()
@@ -362,7 +364,7 @@ class App:
             newer=_newer_contact,
             rewrite=self.publish,
         )
-        return Score(states, time.time)
+        return Score(states, score_policy.Settings(), time.time)
 
 
 class Meanings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
 
 import msgspec
 
@@ -22,10 +23,11 @@ from agents.deliver.smtp import Session
 from schemas.campaign import Campaign
 from schemas.codec import Malformed, parse
 from schemas.hosts import Hosts, MailHosts
-from schemas.ladder import Rung, climb
+from schemas.ladder import Rung, onto_ladder
 from schemas.lanes import lane_names, lane_topic, provider_of, site_of
 from schemas.mail import is_verdict
 from schemas.outcome import Outcome
+from schemas.outcome import State as OutcomeState
 from schemas.reply import Meaning
 from schemas.suppression import Suppression
 
@@ -47,12 +49,11 @@ STAGE = Stage(
 )
 
 
-class FreshView(View):
-    """A view that knows whether it is read to its end (``fresh(seconds)``)."""
+class FreshView(View, Protocol):
+    """A view that knows whether it is read to its end."""
 
     def fresh(self, seconds: float) -> bool:
         """Whether it was confirmed read to its end within the last ``seconds``."""
-        raise TypeError("a protocol")
 
 
 class Deliver:
@@ -371,10 +372,10 @@ class Deliver:
     ) -> Outcome:
         return Outcome(
             id=mail.id,
-            state=state,
+            state=cast(OutcomeState, state),
             attempt=mail.attempt,
             final=final,
-            tenant=mail.tenant,  # type: ignore[arg-type]
+            tenant=mail.tenant,
             campaign=mail.campaign,
             stream=mail.stream,
             to=mail.to,
@@ -424,7 +425,7 @@ class Deliver:
         )
 
     def _ladder(self, mail: Mail, headers: dict[str, bytes], due: float) -> Out:
-        topic, found = climb(headers, mail.topic, due, self._clock(), self._rungs)
+        topic, found = onto_ladder(headers, mail.topic, due, self._clock(), self._rungs)
         record = mail.ticket.record
         return Out(topic, record.value, found, record.key, mail.partition)
 

@@ -174,7 +174,9 @@ class Feeds:
 
     def _open(self, feed: Feed, mail: Mail, source: str, rate: Rate) -> None:
         group = (source, feed.key)
-        if feed.opening >= min(len(feed), 4) or (self._pool.count(group) >= rate.connections and feed.opening):
+        if feed.opening >= min(len(feed), 4) or (
+            self._pool.count(group) >= rate.connections and feed.opening
+        ):
             return
         feed.opening += 1
         task = asyncio.get_running_loop().create_task(self._connect(feed, mail, source, group, rate))

@@ -13,7 +13,7 @@ from schemas.codec import Malformed, Record, encode, parse
 from schemas.event import MailEvent
 from schemas.gate import GateRow
 from schemas.identity import event_id, mail_id
-from schemas.ladder import Rung, climb
+from schemas.ladder import Rung, onto_ladder
 from schemas.mail import is_verdict, number, twin
 from schemas.suppression import Suppression
 
@@ -124,7 +124,7 @@ class Screen:
                 headers["consent"] = consent
         topic = twin("mail-screened", mail.stream)
         if row.not_before > now:
-            topic, headers = climb(headers, topic, row.not_before, now, self._rungs)
+            topic, headers = onto_ladder(headers, topic, row.not_before, now, self._rungs)
         return Out(topic, record.value, headers, record.key, partition)
 
     def _consent(self, mail: Candidate, partition: int) -> bytes:
