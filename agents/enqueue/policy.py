@@ -176,7 +176,7 @@ def _envelope(request: Request, campaign: Campaign | None, settings: Settings) -
 
 def _locate(headers: Headers, domain: str, hosts: MailHosts | None) -> None:
     """Lane and provider by the MX hosts; by the domain where they are not known: a shared lane."""
-    lane, provider = _placed((hosts.names if hosts else ()) or (domain,))
+    lane, provider = _placed(hosts.names if hosts else (), domain)
     headers["lane"] = lane
     if provider:
         headers["provider"] = provider
@@ -185,9 +185,10 @@ def _locate(headers: Headers, domain: str, hosts: MailHosts | None) -> None:
 
 
 @lru_cache(maxsize=10_000)
-def _placed(names: tuple[str, ...]) -> tuple[bytes, bytes]:
+def _placed(names: tuple[str, ...], domain: str) -> tuple[bytes, bytes]:
+    # Never the provider by the recipient's domain alone: web.de may be anywhere while DNS is silent.
     provider = provider_of(names)
-    return lane_of(provider, site_of(names)).encode(), provider.encode()
+    return lane_of(provider, site_of(names or (domain,))).encode(), provider.encode()
 
 
 def _deeper(value: object, levels: int) -> bool:

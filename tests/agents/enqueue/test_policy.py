@@ -164,6 +164,12 @@ def test_refusals(send: dict[str, Any], about: dict[str, Any], expected: tuple[s
     assert (refusal[:2] if refusal else None) == expected
 
 
+def test_no_provider_is_guessed_from_the_domain_while_dns_is_silent() -> None:
+    headers = accepted(request(to="anna@mail.web.de"), campaign(), UNKNOWN, Settings(), NOW)
+    assert headers["lane"].startswith(b"other-")
+    assert "provider" not in headers
+
+
 def test_an_old_send_is_expired_by_its_own_time() -> None:
     refusal = refuse(request(timestamp=NOW - 8 * DAY), campaign(), Settings(), NOW)
     assert refusal
