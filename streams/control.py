@@ -21,6 +21,7 @@ from importlib import resources
 from typing import Any
 
 import faust
+import faust.transport.drivers.aiokafka as aiokafka_driver
 from prometheus_client import start_http_server
 
 from agents.shape.agent import Fact, Shaper
@@ -39,6 +40,7 @@ APP = "mailsluice-control"
 """faust's app id and consumer group; MAILSLUICE_PREFIX goes before it."""
 REPORTS = "mail-lane-reports"
 POLICY = "mail-lane-policy"
+FETCH_WAIT_MS = 50
 EXIT_BUG = 70
 EXIT_CONFIG = 78
 
@@ -51,9 +53,27 @@ def policy_of(settings: Settings) -> Policy:
     return parse_policy(resources.files("agents.shape").joinpath(name).read_text("utf-8"), name)
 
 
+class _Thread(aiokafka_driver.AIOKafkaConsumerThread):
+    """faust fixes fetch_max_wait_ms at 1,500; the embedded broker then answers a report a second late."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
+class _Consumer(aiokafka_driver.Consumer):
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(aiokafka_driver.Transport):
+    Consumer = _Consumer
+
+
 def make_app(settings: Settings) -> faust.App:
     """The faust app with every default that has bitten turned off."""
-    return faust.App(
+    app = faust.App(
         settings.prefix + APP,
         broker="kafka://" + ";".join(settings.broker.split(",")),
         key_serializer="raw",
@@ -75,6 +95,8 @@ def make_app(settings: Settings) -> faust.App:
         stream_recovery_delay=0.0,
         stream_wait_empty=False,
     )
+    app.transport = _Transport(app.conf.broker_consumer, app, loop=app.loop)
+    return app
 
 
 class Control:
@@ -149,13 +171,14 @@ class Control:
 
     async def take_over(self) -> None:
         """Read what the last leader wrote to its end, announce ourselves, and lead with that offset as epoch."""
+        self.leading.clear()
         await self._following.wait()
         assert self._follower is not None
         await self._follower.to_end(POLICY, 0)
         leader = Leader(worker=self.worker, time=time.time())
-        mono = time.monotonic()
-        written = await self._send(leader.key, leader)
-        self.shaper.lead((await written).offset, mono)
+        offset = (await (await self._send(leader.key, leader))).offset
+        # The clock after the acknowledgement: what the last leader lent, it lent before our record.
+        self.shaper.lead(offset, time.monotonic())
         # Under the new epoch: what a displaced leader still writes behind it must not be all there is.
         await self.publish([self.shaper.renewed(policy) for policy in list(self.shaper.published.values())])
         self.leading.set()
@@ -250,6 +273,8 @@ def run_control(settings: Settings, wrap: Callable[[Control], Any] = lambda cont
     """
     policy = policy_of(settings)
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("faust", "mode", "aiokafka", __name__):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     if settings.metrics:
         host, _, port = settings.metrics.rpartition(":")
         start_http_server(int(port), host or "127.0.0.1", metrics.REGISTRY)
@@ -261,6 +286,7 @@ def run_control(settings: Settings, wrap: Callable[[Control], Any] = lambda cont
     worker = faust.Worker(
         app, loop=loop, loglevel=settings.log, redirect_stdouts=False, override_logging=False
     )
+    worker.spinner = None
     worker.execute_from_commandline()
 
 

@@ -74,6 +74,12 @@ class Shaper:
         self.epoch = epoch
         self.book = Book(self.settings.law.lease, mono)
 
+    def renewed(self, policy: LanePolicy) -> LanePolicy:
+        """A policy of an earlier epoch under this leader's own."""
+        key: Key = (policy.kind, policy.name, policy.provider)
+        self.published[key] = replace(policy, epoch=self.epoch)
+        return self.published[key]
+
     def on_report(self, report: LaneReport, now: float, mono: float) -> list[Fact]:
         """What to publish, in this order, about one report. ``now`` Unix seconds, ``mono`` monotonic."""
         if refused(report):

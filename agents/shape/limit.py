@@ -24,6 +24,19 @@ class Sample(NamedTuple):
     throttled: int
 
 
+class Measured(NamedTuple):
+    """Attempts/s, share of them throttled, replies throttled; ``taken``: what the provider took, per second.
+
+    ``taken`` is of the newest reports: the average over a ramp lags behind, and holds what a provider
+    lets through before it starts counting. Few messages make the newest report a matter of luck.
+    """
+
+    rate: float
+    share: float
+    throttled: int
+    taken: float
+
+
 class Hit(NamedTuple):
     """Replies that count towards a reaction."""
 
@@ -59,13 +72,14 @@ class Limit:
     """What shape knows about one limit. Rates in messages/s, times in Unix seconds, 0 = never.
 
     ``rate`` is the law's; ``ceiling`` the rate at which the provider pushed back last (0: not known);
-    ``cap_*`` a reaction's passing cap; ``frozen_until``: no growth before.
+    ``probes`` raises near it since; ``cap_*`` a reaction's passing cap; ``frozen_until``: no growth before.
     """
 
     key: Key
     rate: float
     seen_at: float
     ceiling: float = 0.0
+    probes: int = 0
     cut_at: float = 0.0
     raised_at: float = 0.0
     throttled_at: float = 0.0
@@ -84,22 +98,30 @@ class Limit:
         kept = [old for old in self.samples[-MAX_SAMPLES:] if old.time > sample.time - window]
         return replace(self, samples=(*kept, sample), seen_at=sample.time)
 
-    def measured(self, after: float = 0.0) -> tuple[float, float, int]:
-        """(attempts/s, share throttled, replies throttled) of the samples taken after ``after``.
+    def measured(self, after: float = 0.0) -> Measured:
+        """Sums over the samples taken after ``after``.
 
         Workers report out of step, so each stream of reports is averaged over its own seconds.
         """
-        sums: dict[tuple[str, str], tuple[float, int]] = {}
-        attempts = throttled = 0
+        sums: dict[tuple[str, str], tuple[float, int, int]] = {}
+        last: dict[tuple[str, str], Sample] = {}
         for sample in self.samples:
-            if sample.time <= after:
-                continue
-            seconds, count = sums.get(sample.stream, (0.0, 0))
-            sums[sample.stream] = (seconds + sample.seconds, count + sample.attempts)
-            attempts += sample.attempts
-            throttled += sample.throttled
-        rate = sum(count / seconds for seconds, count in sums.values())
-        return rate, min(1.0, throttled / attempts if attempts else float(throttled > 0)), throttled
+            if sample.time > after:
+                seconds, attempts, throttled = sums.get(sample.stream, (0.0, 0, 0))
+                seconds, attempts = seconds + sample.seconds, attempts + sample.attempts
+                sums[sample.stream] = (seconds, attempts, throttled + sample.throttled)
+                last[sample.stream] = sample
+        attempts = sum(count for _, count, _ in sums.values())
+        throttled = sum(count for _, _, count in sums.values())
+        newest = sum(max(0, sample.attempts - sample.throttled) / sample.seconds for sample in last.values())
+        average = sum(max(0, tried - slow) / seconds for seconds, tried, slow in sums.values())
+        few = sum(sample.attempts for sample in last.values()) < 10
+        return Measured(
+            rate=sum(count / seconds for seconds, count, _ in sums.values()),
+            share=min(1.0, throttled / attempts) if attempts else float(throttled > 0),
+            throttled=throttled,
+            taken=max(newest, average) if few else newest,
+        )
 
     def policy(self, limits: Limits, now: float) -> LanePolicy:
         """What workers are told, and what the next leader has to remember."""

@@ -98,16 +98,18 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     """Down to a little below what the provider took while it pushed back; remember that as the ceiling."""
     if now - limit.cut_at < law.cut_after:
         return limit, ""
-    used, share, throttled = limit.measured(after=limit.cut_at + law.settle)
-    if not throttled or share < law.share or limit.rate <= limits.minimum:
+    seen = limit.measured(after=limit.cut_at + law.settle)
+    if not seen.throttled or seen.share < law.share or limit.rate <= limits.minimum:
         return limit, ""
-    base = min(limit.rate, used) or limit.rate
-    taken = base * (1 - share)
+    taken = min(limit.rate, seen.taken)
     # A limit that was hardly used tells little; one that never bound yet (a DKIM domain) tells nothing.
-    deepest = law.deepest * (limit.rate if limit.reason else base)
-    rate = max(limits.minimum, min(limit.rate * 0.95, max(deepest, taken * law.margin)))
-    reason = f"{share:.1%} of attempts throttled at {used:.3g}/s"
-    return replace(limit, rate=rate, ceiling=max(taken, rate), cut_at=now, reason=reason), "cut"
+    deepest = law.deepest * (limit.rate if limit.reason else taken)
+    # The first time, growth has gone past the mark by all that was lent before the first reply.
+    margin = law.margin if limit.ceiling else law.first
+    rate = max(limits.minimum, min(limit.rate * 0.95, max(deepest, taken * margin)))
+    reason = f"{seen.share:.1%} of attempts throttled at {seen.rate:.3g}/s"
+    ceiling = max(taken, rate)
+    return replace(limit, rate=rate, ceiling=ceiling, probes=0, cut_at=now, reason=reason), "cut"
 
 
 def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
@@ -118,18 +120,19 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
     if near and quiet < law.probe_after:
         return limit, ""
-    used, _, _ = limit.measured()
+    used = limit.measured().rate
     if used < law.used * limit.rate:
         return limit, ""
     rate, ceiling = limit.rate * law.grow, limit.ceiling
     if near:
-        rate = min(rate, limit.rate + law.probe * ceiling)
-        if rate > 1.2 * ceiling:
-            ceiling = 0.0  # it takes clearly more than it did: the memory is out of date
+        # Each probe that nobody minded doubles the next one: a ceiling that moved is found in a few.
+        rate = min(rate, limit.rate + law.probe * min(4, 2**limit.probes) * ceiling)
+        ceiling = max(ceiling, rate)
     elif ceiling:
         rate = min(rate, law.near * ceiling)
     rate = min(rate, limits.maximum)
     reason = f"{quiet:.3g} s quiet, {used:.3g}/s used" + (
         f", near {ceiling:.3g}/s" if near and ceiling else ""
     )
-    return replace(limit, rate=rate, ceiling=ceiling, raised_at=now, reason=reason), "raise"
+    probes = limit.probes + 1 if near else 0
+    return replace(limit, rate=rate, ceiling=ceiling, probes=probes, raised_at=now, reason=reason), "raise"

@@ -52,6 +52,8 @@ class Law:
     """Share of throttled attempts in the window that calls for a cut."""
     margin: float = 0.92
     """The new rate is this part of what the provider took while it pushed back."""
+    first: float = 0.75
+    """The same for the first cut after free growth."""
     deepest: float = 0.3
     """One cut goes down to this part of the rate at most."""
     raise_after: float = 3600.0
@@ -236,7 +238,7 @@ def _positive(section: Any) -> list[str]:
 
 def _check_law(law: Law) -> list[str]:
     faults = _positive(law)
-    for name in ("share", "margin", "deepest", "near", "used"):
+    for name in ("share", "margin", "first", "deepest", "near", "used"):
         if getattr(law, name) >= 1:
             faults.append(f"{name}: is a share and must be below 1")
     if law.grow <= 1 or law.grow > 2:
