@@ -178,6 +178,10 @@ class Runner(ConsumerRebalanceListener):
         task.add_done_callback(self._ended)
         self._tasks.append(task)
 
+    def _share_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:  # without one, its partition was revoked
+            self._ended(task)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._stopping:
             return
@@ -192,6 +196,8 @@ class Runner(ConsumerRebalanceListener):
         while not self._stopping:
             urgent, bulk = self._with_room()
             if not bulk and not urgent:
+                if any(line.alone and not line.mark.span for s in self._shares.values() for line in s.lines.values()):
+                    await self._commit()
                 await asyncio.sleep(0.01)
                 continue
             self._poll += 1
@@ -228,8 +234,8 @@ class Runner(ConsumerRebalanceListener):
                 continue
             waiting = len(share.bulk) + len(share.urgent) > stage.slice * 4
             for line in share.lines.values():
-                if line.alone and line.mark.span:
-                    continue
+                if line.alone and (line.mark.span or line.mark.position != line.committed):
+                    continue  # one at a time, each committed before the next: the guilty one shows itself
                 if line.mark.span >= stage.window or line.in_work_bytes >= limit:
                     continue
                 if line.name.endswith(NOW):
@@ -421,7 +427,7 @@ class Runner(ConsumerRebalanceListener):
         for number in numbers:
             share = self._shares[number]
             share.task = asyncio.create_task(self._work_loop(share), name=f"{self.stage.name}-{number}")
-            share.task.add_done_callback(self._ended)
+            share.task.add_done_callback(self._share_ended)
         metrics.OWNED.labels(self.stage.name).set(len(numbers))
         self.ready.set()
         log.info("stage %s owns partitions %s", self.stage.name, numbers)

@@ -59,7 +59,7 @@ class Mark(Steps):
         yield Out("toy-out", record.value, record.headers, record.key, record.partition)
 
 
-def build(settings: Settings, partitions: int, stages: Sequence[str], chain: bool, fatal=die):
+def build(settings, partitions, stages, chain, fatal=die):
     """The outbox and the runners of a toy process."""
     outbox = Outbox(make_producer(settings), settings, fatal)
     made = []
