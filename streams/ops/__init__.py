@@ -1,0 +1,1 @@
+"""What operators run: commands, audit, trace, bench."""
