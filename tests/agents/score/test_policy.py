@@ -94,8 +94,10 @@ def test_a_clock_that_runs_ahead_does_not_keep_a_contact_fresh() -> None:
     assert contact.last_open == START
 
 
+READING: list[Kind] = ["delivered", "opened", "clicked"]
+KINDS: st.SearchStrategy[Kind] = st.sampled_from(READING)
 STORIES = st.lists(
-    st.tuples(st.sampled_from(["delivered", "opened", "clicked"]), st.booleans(), st.floats(0, 400)),
+    st.tuples(KINDS, st.booleans(), st.floats(0, 400)),
     min_size=1,
     max_size=15,
 ).map(

@@ -194,19 +194,18 @@ def test_a_clock_that_runs_ahead_does_not_hide_later_events() -> None:
     assert not forbids(play([at(1, "subscribed")], rows=rows), 2)
 
 
-KINDS = st.sampled_from(
-    [
-        ("bounced", "suppress", ""),
-        ("bounced", "soft", "full"),
-        ("soft_bounced", "soft", "microsoft-access-denied"),
-        ("deferred", "soft", "apple-inactive"),
-        ("deferred", "slow", ""),
-        ("delivered", "", ""),
-        ("complained", "", ""),
-        ("unsubscribed", "", ""),
-        ("subscribed", "", ""),
-    ]
-)
+STEPS: list[tuple[Kind, str, str]] = [
+    ("bounced", "suppress", ""),
+    ("bounced", "soft", "full"),
+    ("soft_bounced", "soft", "microsoft-access-denied"),
+    ("deferred", "soft", "apple-inactive"),
+    ("deferred", "slow", ""),
+    ("delivered", "", ""),
+    ("complained", "", ""),
+    ("unsubscribed", "", ""),
+    ("subscribed", "", ""),
+]
+KINDS = st.sampled_from(STEPS)
 STORIES = st.lists(st.tuples(KINDS, st.floats(0.01, 9, allow_nan=False)), max_size=25).map(
     lambda steps: [
         at(sum(gap for _, gap in steps[: n + 1]), kind, action, rule)

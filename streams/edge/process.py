@@ -1,0 +1,77 @@
+"""The edge as a process: HTTP and SMTP listeners before one producer. ``python -m streams.edge.process``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from agents import Out
+from schemas.token import Tokens
+from streams.admin import WrongTopology, check
+from streams.broker import Outbox, die, make_producer
+from streams.edge.http import HttpEdge, HttpSettings
+from streams.edge.smtp import SmtpEdge, SmtpSettings
+from streams.resolver import host_port
+from streams.settings import BadSettings, Settings, load
+from streams.worker import EXIT_CONFIG, set_up_logging
+
+log = logging.getLogger("mailsluice.edge")
+
+
+async def run(settings: Settings) -> None:
+    """Listen until SIGTERM. Raises OSError where a port is taken."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    topology = await check(settings)
+    if not settings.secret:
+        raise ValueError("MAILSLUICE_SECRET is not set: the edge could verify no token")
+    tokens = Tokens([part.encode() for part in settings.secret.split(",")])
+    outbox = Outbox(make_producer(settings), settings, die)
+    await outbox.start()
+
+    async def publish(out: Out) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        outbox.put(out, lambda _offset: done.cancelled() or done.set_result(None))
+        await done
+
+    http = HttpEdge(publish, tokens, HttpSettings(partitions=topology.partitions))
+    smtp = SmtpEdge(
+        publish, tokens, SmtpSettings(domain=settings.return_domain, partitions=topology.partitions)
+    )
+    await http.start(*host_port(settings.edge_http))
+    await smtp.start(*host_port(settings.edge_smtp))
+    log.info("the edge listens on %s (HTTP) and %s (SMTP)", settings.edge_http, settings.edge_smtp)
+    await stop.wait()
+    await http.stop()
+    await smtp.stop()
+    await outbox.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The process. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m streams.edge.process", description=__doc__)
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the process that started it ends"
+    )
+    options = parser.parse_args(argv)
+    if options.die_with_parent:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    try:
+        settings = load(os.environ)
+        set_up_logging(settings.log)
+        asyncio.run(run(settings))
+    except (BadSettings, WrongTopology, ValueError, OSError) as error:
+        print(f"mailsluice edge: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
