@@ -46,7 +46,7 @@ class Settings:
         # Microsoft's "Access denied" is an unknown user, or a fault in that domain's directory.
         Window("access-denied", "access-denied", 2, 14),
         # Apple's "inactive" mailboxes may come back: it takes failures over weeks.
-        Window("inactive", "inactive", 4, 42),
+        Window("apple-inactive", "apple-inactive", 4, 42),
         Window("", "", 3, 14),
     )
     """The first whose ``rule`` occurs in the name of the reply's rule counts; the last takes all others."""

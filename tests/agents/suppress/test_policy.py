@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -133,6 +135,14 @@ def test_soft_failures_count_by_different_days_in_their_own_window(
     rows = play(soft(day, rule) for day in days)
     assert forbids(rows, days[-1] + 0.01, "transactional") is suppressed
     assert len(rows) == 1
+
+
+def test_every_window_names_a_rule_that_exists_and_is_soft() -> None:
+    text = files("schemas").joinpath("replies.toml").read_text("utf-8")
+    soft_rules = [rule["name"] for rule in tomllib.loads(text)["rule"] if rule["action"] == "soft"]
+    for window in DEFAULT.windows:
+        assert any(window.rule in name for name in soft_rules), window
+    assert DEFAULT.windows[-1].rule == ""
 
 
 def test_windows_do_not_add_up() -> None:
