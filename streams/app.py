@@ -36,6 +36,7 @@ from agents.sign.agent import Sign
 from agents.sign.keys import load_keys
 from agents.suppress import policy as suppress_policy
 from agents.suppress.agent import Suppress
+from agents.wait import policy as wait_policy
 from agents.wait.agent import Wait
 from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
@@ -326,7 +327,9 @@ class App:
         await follower.follow("mail-lane-policy", 0, feed, await follower.first("mail-lane-policy", 0))
 
     async def _wait(self, stage: Stage, ownership: Ownership) -> Agent:
-        return Wait(rungs_of(self.settings), await self._table_of_campaigns(), time.time)
+        return Wait(
+            wait_policy.Settings(rungs=rungs_of(self.settings)), await self._table_of_campaigns(), time.time
+        )
 
     async def _classify(self, stage: Stage, ownership: Ownership) -> Agent:
         directory = self.settings.state / stage.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from agents.classify.agent import STAGE as CLASSIFY
-from agents.wait.agent import STAGE as WAIT
 
 from agents import Stage
 from agents.deliver.agent import STAGE as DELIVER
@@ -14,6 +13,7 @@ from agents.score.agent import STAGE as SCORE
 from agents.screen.agent import STAGE as SCREEN
 from agents.sign.agent import STAGE as SIGN
 from agents.suppress.agent import STAGE as SUPPRESS
+from agents.wait.agent import STAGE as WAIT
 
 STAGES: tuple[Stage, ...] = (
     CAMPAIGNS,

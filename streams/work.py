@@ -50,9 +50,6 @@ class Desk:
 
     def bug(self, work: Work, error: BaseException) -> None:
         """An agent raised on this record alone: dead letter, ERROR, and a limit on their rate."""
-        metrics.BUGS.labels(self.stage.name).inc()
-        now = self.clock()
-        self._bugs = [at for at in self._bugs if at > now - 60] + [now]
         log.error(
             "stage %s raised on %s/%s@%s; the record goes to the dead letters",
             self.stage.name,
@@ -61,11 +58,17 @@ class Desk:
             work.record.offset,
             exc_info=error,
         )
+        work.reject("bug", f"{type(error).__name__}: {error}")
+
+    def count_bug(self, detail: str) -> None:
+        """Raises BugLimit when more than ``bugs_allowed`` records raised within a minute."""
+        metrics.BUGS.labels(self.stage.name).inc()
+        now = self.clock()
+        self._bugs = [at for at in self._bugs if at > now - 60] + [now]
         if len(self._bugs) > self._bugs_allowed:
             raise BugLimit(
-                f"stage {self.stage.name}: {len(self._bugs)} records raised within a minute; last: {error!r}"
+                f"stage {self.stage.name}: {len(self._bugs)} records raised within a minute; last: {detail}"
             )
-        work.reject("bug", f"{type(error).__name__}: {error}")
 
 
 class Work:
@@ -122,6 +125,8 @@ class Work:
         if self._said_done:
             return
         metrics.DEAD_LETTERS.labels(self._desk.stage.name, reason).inc()
+        if reason == "bug":
+            self._desk.count_bug(detail)
         self._pending += 1
         self._desk.outbox.put(
             dead_letter(self.record, self._desk.stage.name, reason, detail, self._desk.clock()),

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import orjson
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
-from agents.screen.policy import Candidate, Settings, decide, keys_of, repeat, row_for
+from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, repeat, row_for
 from schemas.codec import Malformed, Record, encode, parse
 from schemas.event import MailEvent
 from schemas.gate import GateRow
@@ -80,11 +80,13 @@ class Screen:
         record = ticket.record
         mail = candidate(record)
         keys = keys_of(mail)
-        for key in keys:
+        for key in looked_up(mail):
             raw = state.get(key.encode())
             if raw is not None:
                 row = parse(raw, GateRow)
                 what = repeat(mail, row)
+                if what != "again" and key not in keys:
+                    continue  # a refusal does not count as this campaign's one mail to the address
                 if what == "again":
                     ticket.emit(self._output(record, mail, row, partition, now))
                 else:

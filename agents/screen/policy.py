@@ -51,6 +51,14 @@ def keys_of(mail: Candidate) -> tuple[str, ...]:
     return (by_recipient, by_id) if keyed else (by_recipient,)
 
 
+def looked_up(mail: Candidate) -> tuple[str, ...]:
+    """The keys under which a decision about this very send may lie: enqueue may have refused it in one try
+    and taken it in another, and the first of the two stands."""
+    if mail.stream != "marketing":
+        return (f"i|{mail.id}",)
+    return (f"c|{mail.to}|{mail.tenant}|{mail.campaign}", f"i|{mail.id}")
+
+
 def repeat(mail: Candidate, row: GateRow) -> str:
     """What a second record under a known key is: "again" (the same send redone), duplicate or conflict."""
     if row.origin == mail.origin:

@@ -1,0 +1,267 @@
+"""The oracle: reads the topics and says what became of every send received (design, "Nothing lost", 9).
+
+    received = delivered + bounced + expired + cancelled + suppressed + rejected
+             + dead-lettered + unknown + pending          and what is missing is *lost*
+
+Each origin counts once: its terminal outcome; else pending, if a copy of it lies uncommitted in a flow
+topic (counted, never the remainder); else dead-lettered or unknown; else lost. Gate two overrules the
+stages before it, and a DSN overrules a 250.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from agents.deliver.row import newer, reduce_outcome
+from schemas.identity import origin_of
+from schemas.mail import NOW
+from schemas.outcome import TERMINAL
+from streams.admin import check
+from streams.broker import make_reader, started
+from streams.pipeline import STAGES
+from streams.settings import Settings
+
+ENDS = (
+    "delivered",
+    "bounced",
+    "expired",
+    "cancelled",
+    "suppressed",
+    "rejected",
+    "dead_lettered",
+    "unknown",
+    "pending",
+    "lost",
+)
+FLOW = ("enqueue", "screen", "render", "sign", "deliver", "wait")
+
+
+@dataclass
+class Story:
+    """What is known of one origin."""
+
+    row: bytes = b""
+    """Gate two's word, as its rows keep it."""
+    event: str = ""
+    """The kind of a terminal event of a stage before gate two."""
+    dsn: bool = False
+    pending: bool = False
+    dead: bool = False
+
+    def end(self) -> str:
+        """How it ended."""
+        if self.row:
+            state = reduced_state(self.row)
+            if state in TERMINAL or self.row[:1] == b"U":
+                return "bounced" if self.dsn and state == "delivered" else state
+        elif self.event:
+            return self.event
+        if self.pending:
+            return "pending"
+        if self.dead:
+            return "dead_lettered"
+        if self.row and reduced_state(self.row) == "unknown":
+            return "unknown"
+        return "lost"
+
+
+@dataclass
+class Audit:
+    """The balance. ``duplicates``: more than one delivered outcome journaled for an origin."""
+
+    received: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    by_campaign: dict[str, Counter[str]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    strangers: int = 0
+    seconds: float = 0.0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether nothing is lost."""
+        return self.counts["lost"] == 0 and self.received == sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json`` and reports."""
+        found: dict[str, Any] = {"received": self.received}
+        found |= {end: self.counts[end] for end in ENDS}
+        found |= {"balanced": self.balanced, "strangers": self.strangers, "seconds": round(self.seconds, 2)}
+        if self.lost:
+            found["lost_origins"] = self.lost[:20]
+        return found
+
+
+def reduced_state(row: bytes) -> str:
+    """The state in a row."""
+    from agents.deliver.row import read_row
+
+    return read_row(row).state
+
+
+async def read_topic(
+    settings: Settings, topic: str, partitions: int, start: dict[int, int] | None = None
+) -> AsyncIterator[Any]:
+    """Every record of a topic from its start (or ``start`` by partition) to its present end, a batch at a time."""
+    reader = make_reader(settings)
+    await started(reader)
+    try:
+        tps = [TopicPartition(settings.topic(topic), p) for p in range(partitions)]
+        begins = await reader.beginning_offsets(tps)
+        at = {tp: max(begins[tp], (start or {}).get(tp.partition, 0)) for tp in tps}
+        reader.assign(tps)
+        for tp in tps:
+            reader.seek(tp, at[tp])
+        open_tps = set(tps)
+        quiet = 0
+        while open_tps:
+            found = await reader.getmany(*open_tps, timeout_ms=200, max_records=5000)
+            for tp, batch in found.items():
+                at[tp] = batch[-1].offset + 1
+                for message in batch:
+                    yield message
+            # The end is what a fetch answers: ListOffsets of the embedded broker is too low.
+            quiet = 0 if found else quiet + 1
+            open_tps = (
+                {tp for tp in open_tps if reader.highwater(tp) is None or at[tp] < reader.highwater(tp)}
+                if quiet < 150
+                else set()
+            )
+    finally:
+        await reader.stop()
+
+
+async def committed(
+    settings: Settings, stage: str, topics: list[str], partitions: int
+) -> dict[str, dict[int, int]]:
+    """Committed offsets of a stage's group: topic -> partition -> offset."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","))
+    await started(admin)
+    try:
+        tps = [TopicPartition(settings.topic(t), p) for t in topics for p in range(partitions)]
+        offsets = await admin.list_consumer_group_offsets(
+            settings.prefix + "mailsluice-" + stage, partitions=tps
+        )
+    finally:
+        await admin.close()
+    found: dict[str, dict[int, int]] = {topic: {} for topic in topics}
+    for tp, meta in offsets.items():
+        found[tp.topic.removeprefix(settings.prefix)][tp.partition] = max(0, meta.offset)
+    return found
+
+
+async def audit(
+    settings: Settings, since: float = 0.0, until: float = float("inf"), campaign: str = ""
+) -> Audit:
+    """Balance all sends received in [since, until) (Unix seconds), or only one campaign's."""
+    begun = time.monotonic()
+    topology = await check(settings)
+    count = topology.partitions
+    result = Audit()
+    stories: dict[str, Story] = {}
+    names: dict[str, str] = {}
+    for topic in ("mail-sends", "mail-sends" + NOW):
+        async for m in read_topic(settings, topic, count):
+            if not since <= m.timestamp / 1000 < until:
+                continue
+            name = _campaign_of(m.value) if campaign else ""
+            if campaign and name != campaign:
+                continue
+            origin = origin_of(topic, m.partition, m.offset, m.timestamp)
+            stories[origin] = Story()
+            names[origin] = name
+    result.received = len(stories)
+    await _read_ends(settings, count, stories, result)
+    await _read_pending(settings, count, stories)
+    for origin, story in stories.items():
+        end = story.end()
+        result.counts[end] += 1
+        if end == "lost":
+            result.lost.append(origin)
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _campaign_of(value: bytes | None) -> str:
+    try:
+        return str(orjson.loads(value or b"{}").get("campaign", ""))
+    except (orjson.JSONDecodeError, AttributeError):
+        return ""
+
+
+async def _read_ends(settings: Settings, count: int, stories: dict[str, Story], result: Audit) -> None:
+    async for m in read_topic(settings, "mail-outcomes", count):
+        outcome = orjson.loads(m.value)
+        story = stories.get(outcome.get("origin", ""))
+        if story is None:
+            result.strangers += 1
+            continue
+        row, _ = reduce_outcome(m.value)
+        if not story.row or newer(story.row, row):
+            story.row = row
+    async for m in read_topic(settings, "mail-events", count):
+        event = orjson.loads(m.value)
+        story = stories.get(event.get("origin", ""))
+        if story is None:
+            continue
+        if event["kind"] == "bounced" and event.get("reason") == "late_dsn":
+            story.dsn = True
+        elif event.get("terminal") and not event.get("attempt"):
+            story.event = event["kind"]
+    for topic in ("mail-dlq", "mail-sends-dlq"):
+        async for m in read_topic(settings, topic, 1):
+            headers = dict(m.headers)
+            origin = headers.get("origin", b"").decode("utf-8", "replace")
+            if not origin or origin not in stories:
+                origin = origin_of(
+                    headers.get("dlq_topic", b"").decode("utf-8", "replace"),
+                    _int(headers, "dlq_partition"),
+                    _int(headers, "dlq_offset"),
+                    _int(headers, "dlq_timestamp"),
+                )
+            if origin in stories:
+                stories[origin].dead = True
+
+
+def _int(headers: dict[str, bytes], name: str) -> int:
+    try:
+        return int(headers.get(name, b"-1"))
+    except ValueError:
+        return -1
+
+
+async def _read_pending(settings: Settings, count: int, stories: dict[str, Story]) -> None:
+    """Origins that have an uncommitted copy in a flow topic."""
+    if all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
+        return
+    for stage in STAGES:
+        if stage.name not in FLOW:
+            continue
+        offsets = await committed(settings, stage.name, list(stage.topics), count)
+        for topic, starts in offsets.items():
+            async for m in read_topic(settings, topic, count, starts):
+                if topic.startswith("mail-sends"):
+                    origin = origin_of(topic, m.partition, m.offset, m.timestamp)
+                else:
+                    origin = dict(m.headers).get("origin", b"").decode("utf-8", "replace")
+                story = stories.get(origin)
+                if story is not None:
+                    story.pending = True
+
+
+async def wait_until_done(settings: Settings, seconds: float, every: float = 1.0) -> Audit:
+    """Audit again and again until nothing is pending, or the time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        found = await audit(settings)
+        if (not found.counts["pending"] and not found.counts["lost"]) or time.monotonic() > end:
+            return found
+        await asyncio.sleep(every)
