@@ -61,9 +61,14 @@ class Store:
         if task is None:
             task = asyncio.create_task(self._fetch(key, part))
             self._under_way[key] = task
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            task.add_done_callback(lambda done: self._over(key, done))
         # Shielded: one mail that goes away with its partition does not take the object from the others.
         return await asyncio.shield(task)
+
+    def _over(self, key: tuple[str, str, str], task: asyncio.Task[bytes]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody complains when all who asked have gone away
 
     async def _fetch(self, key: tuple[str, str, str], part: Attachment) -> bytes:
         kind = check_reference(part.url, self._hosts)

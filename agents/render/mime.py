@@ -13,7 +13,8 @@ LONGEST_LINE = 998
 """RFC 5322 section 2.1.1, without its CRLF."""
 
 MARK = b"=_"
-"""How our boundaries begin: impossible in quoted-printable and base64 (RFC 2045 section 6.7)."""
+"""How our boundaries begin: impossible in quoted-printable and base64 (RFC 2045 section 6.7), and refused
+as 7bit where a line begins with it."""
 
 
 class Entity(NamedTuple):
@@ -47,7 +48,7 @@ def _text_head(subtype: bytes, encoding: bytes) -> bytes:
 
 def _fits_7bit(data: bytes) -> bool:
     """Whether ASCII ``data`` with CRLF line ends may go as it is: no NUL, no long line, no boundary of ours."""
-    if b"\0" in data or b"--" + MARK in data:
+    if b"\0" in data or b"\n--=_" in data or data.startswith(b"--=_"):
         return False
     start, end = 0, len(data)
     while end - start > LONGEST_LINE + 2:

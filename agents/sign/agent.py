@@ -9,7 +9,7 @@ from agents.sign.canonical import Unsignable, is_wire_clean
 from agents.sign.dkim import Prepared
 from agents.sign.keys import SigningKey
 from agents.sign.policy import Settings, from_domain, signing_domain
-from schemas.codec import Headers, Record
+from schemas.codec import Headers, Malformed, Record
 from schemas.lanes import lane_names, lane_of, lane_topic
 from schemas.mail import is_verdict, twin, verdict
 
@@ -46,7 +46,11 @@ class Sign(Steps):
         if is_verdict(record):
             return (self._out(record, None, record.headers),)
         now = self._clock()
-        if record.number("expires", now + 1) <= now:
+        try:
+            expired = record.number("expires", now + 1) <= now
+        except Malformed as error:
+            return (self._end(record, "rejected", "malformed_mail", error.detail),)
+        if expired:
             return (self._end(record, "expired", "expired"),)
         message = record.value or b""
         if not is_wire_clean(message):

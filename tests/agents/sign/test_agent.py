@@ -74,6 +74,7 @@ def test_verdicts_pass_through_without_a_body() -> None:
         (record(MAIL.replace(b"From:", b"X-From:")), "rejected", "malformed_mail"),
         (record(MAIL + b"lone\nfeed\r\n"), "rejected", "malformed_mail"),
         (record(MAIL + b"no end"), "rejected", "malformed_mail"),
+        (record(expires="soon"), "rejected", "malformed_mail"),
         (record(None), "rejected", "malformed_mail"),
         (record(b"From: a@shop.example, b@evil.example\r\n\r\nx\r\n"), "rejected", "no_dkim_key"),
     ],
