@@ -51,9 +51,17 @@ def content_of(raw: bytes) -> Content:
     except (LookupError, ValueError, AttributeError):
         pass  # a charset or structure that no reader could show either
     one_click = unsubscribe_url(headers_of(raw))
+    one_click = one_click if _is_url(one_click) else ""
     leaving = [url for url in found.links if url == one_click or _leaves(url)]
     links = tuple(url for url in found.links if url not in leaving)
     return Content(tuple(found.images), links, one_click, tuple(leaving))
+
+
+def _is_url(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
 
 
 def _leaves(url: str) -> bool:
@@ -71,7 +79,7 @@ class _Html(HTMLParser):
         found = dict(attrs)
         for wanted, name, into in (("img", "src", self.images), ("a", "href", self.links)):
             url = found.get(name)
-            if tag == wanted and url and url.startswith(("http://", "https://")):
+            if tag == wanted and url and _is_url(url):
                 into.append(url)
 
 

@@ -98,6 +98,12 @@ def test_broken_messages_offer_nothing(raw):
     assert (found.images, found.links, found.unsubscribe) == ((), (), "")
 
 
+def test_urls_that_are_none_are_not_followed():
+    raw = letter(html='<a href="http://[">x</a><img src="https://">', unsubscribe="https://[oops", sign="")
+    found = content_of(raw)
+    assert (found.images, found.links, found.unsubscribe) == ((), (), "")
+
+
 async def test_a_reader_opens_clicks_and_unsubscribes(edge):
     async with reading(edge, "open = 1, click = 1, unsubscribe = 1", "google") as (read, acts, found):
         for number in range(12):
