@@ -90,6 +90,7 @@ RESERVED = re.compile(
 )
 """Headers that we write ourselves, or that only a receiver may write."""
 
+_NAME = re.compile(r"[A-Za-z0-9-]{1,76}")
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
@@ -122,6 +123,10 @@ def fixed_headers(campaign: Campaign) -> list[tuple[str, str]]:
     parts = (campaign.id, campaign.tenant, campaign.stream, "mailsluice")
     found.append(("Feedback-ID", ":".join(part.replace(":", ".") for part in parts)))
     for name, value in campaign.headers.items():
+        if not _NAME.fullmatch(name):
+            raise Refused(
+                "rejected", "bad_campaign", f"header {name!r} is no header name: letters, digits, -"
+            )
         if RESERVED.fullmatch(name):
             raise Refused(
                 "rejected", "bad_campaign", f"header {name} is ours to write; take it out of headers"

@@ -164,6 +164,8 @@ def test_verdicts_pass_through(record: Maker, render: Maker) -> None:
         ({}, {}, {"headers": {"Bcc": "x@y.example"}}, "rejected", "bad_campaign", "Bcc"),
         ({}, {}, {"headers": {"content-type": "x"}}, "rejected", "bad_campaign", "content-type"),
         ({}, {}, {"headers": {"X-A": "b\r\nBcc: c"}}, "rejected", "bad_campaign", "X-A"),
+        ({}, {}, {"headers": {"Bcc\n": "x@y.example"}}, "rejected", "bad_campaign", "no header name"),
+        ({}, {}, {"subject": "two\nlines"}, "rejected", "header_injection", "Subject"),
         ({}, {}, {"html": " ", "text": ""}, "rejected", "bad_campaign", "neither html nor text"),
     ],
 )  # fmt: skip
