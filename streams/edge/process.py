@@ -37,8 +37,13 @@ async def run(settings: Settings) -> None:
     await outbox.start()
 
     async def publish(out: Out) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        outbox.put(out, lambda _offset: done.cancelled() or done.set_result(None))
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def acked(offset: int) -> None:
+            if not done.done():  # the asker may have gone
+                done.set_result(offset)
+
+        outbox.put(out, acked)
         await done
 
     http = HttpEdge(publish, tokens, HttpSettings(partitions=topology.partitions))
