@@ -16,8 +16,11 @@ from agents.deliver.wire import FOLLOWS, NAMES, Phase, Refusal, Replies, command
 # Members as plain names: a look-up on the class at every step is measurable.
 IDLE, RSET, MAIL, RCPT, DATA, BODY, SPOILED, DOT, QUIT, CLOSED = Phase
 
+RECEIVE = 4096
+"""Bytes read at once."""
 
-class Session(asyncio.Protocol):
+
+class Session(asyncio.BufferedProtocol):
     """A connection after EHLO. ``carried`` counts its mails; ``on_close`` is called once, when it is over."""
 
     def __init__(
@@ -44,6 +47,9 @@ class Session(asyncio.Protocol):
         self._pipelining = "PIPELINING" in facts.extensions
         self._phase = IDLE
         self._replies = Replies()
+        # Ours, because asyncio maps and unmaps 256 KiB for each read of a plain Protocol.
+        self._into = bytearray(RECEIVE)
+        self._view = memoryview(self._into)
         self._more = False
         self._job: Job | None = None
         self._late: Job | None = None
@@ -169,11 +175,15 @@ class Session(asyncio.Protocol):
 
     # -- receiving
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Cut into replies, each answers the command that waits longest."""
         if self._phase is CLOSED:
             return
-        replies = self._replies.feed(data)
+        replies = self._replies.feed(bytes(self._view[:nbytes]))
         last = len(replies) - 1
         for n, (code, text) in enumerate(replies):
             self._more = n < last or self._replies.pending

@@ -51,7 +51,8 @@ class Refusal(NamedTuple):
 
 def clean(text: str) -> str:
     """Text of a server as we keep it: one line, no control characters, at most MAX_TEXT characters."""
-    return text[:MAX_TEXT].translate(_CONTROLS)
+    text = text[:MAX_TEXT]
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 def commands(mail_from: str, rcpt: str, body: bytes, facts: Facts) -> tuple[bytes, bytes] | Refusal:
@@ -124,7 +125,8 @@ class Replies:
             self._lines.append(line)
             if line[3:4] == b"-":
                 continue
-            text = b" ".join([part[4:].rstrip() for part in self._lines])
+            parts = self._lines
+            text = line[4:].rstrip() if len(parts) == 1 else b" ".join([part[4:].rstrip() for part in parts])
             found.append((int(line[:3]), clean(text.decode("utf-8", "replace"))))
             self._lines, self._size = [], 0
         if len(self._buffer) > MAX_LINE and not self.nonsense:

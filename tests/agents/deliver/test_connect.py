@@ -288,3 +288,11 @@ async def test_a_slow_server_is_waited_for():
         banner=[Wait(0.1), "220 slow"], ehlo=[Wait(0.1), "250 mx.test"], split=3
     ) as server:
         assert (await dial(server)).ready
+
+
+async def test_small_writes_do_not_wait_for_acknowledgements():
+    """Nagle's algorithm would hold each final dot back for a delayed ACK: 40 ms a mail."""
+    async with smtp_server() as server:
+        session = await dial(server)
+        sock = session._raw.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
