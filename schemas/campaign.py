@@ -10,9 +10,11 @@ from msgspec import Meta
 
 from schemas.codec import event
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")]
-"""Letters, digits and ``. _ : -``: goes into headers, tokens, metrics and file names."""
-HeaderText = Annotated[str, Meta(max_length=998, pattern=r"^[^\r\n\x00]*$")]
+Identifier = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$(?!\n)")]
+"""Letters, digits and ``. _ : -``: goes into headers, tokens, metrics and file names.
+
+The patterns end in ``$(?!\\n)`` because Python's ``$`` alone also matches before a final line feed."""
+HeaderText = Annotated[str, Meta(max_length=998, pattern=r"^[^\r\n\x00]*$(?!\n)")]
 """Text that goes into a mail header: no CR, LF or NUL (header injection, RFC 5322 section 2.2)."""
 Stream = Literal["marketing", "transactional"]
 
@@ -50,7 +52,7 @@ class Campaign(
     html: Annotated[str, Meta(max_length=2_000_000)] = ""
     text: Annotated[str, Meta(max_length=2_000_000)] = ""
     list_id: HeaderText = ""
-    headers: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,76}$")], HeaderText] = {}
+    headers: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,76}$(?!\n)")], HeaderText] = {}
     schedule: Schedule = Schedule()
     tracking: bool = True
     priority: Annotated[int, Meta(ge=0, le=9)] = 5

@@ -20,6 +20,7 @@ from schemas.lanes import provider_of
 
 LONGEST = 4096
 """Characters of a reply that are looked at (RFC 5321 allows 512 octets a line, any number of lines)."""
+_BEGINNING, _END = 700, 300  # characters of wording that rules see: the rest says nothing new
 
 Scope = Literal["", "address", "domain", "source", "dkim", "content", "config"]
 """Whom it is about: the recipient, their domain or MX, our IP address, our signing domain, this content,
@@ -185,7 +186,10 @@ def plain(text: str) -> str:
     words = text.lower().split()
     if "@" in text:
         words = [_without_address(word) if "@" in word else word for word in words]
-    return f" {' '.join(words)} ".replace(". ", ".\n")
+    found = " ".join(words)
+    if len(found) > _BEGINNING + _END:
+        found = f"{found[:_BEGINNING]} {found[-_END:]}"
+    return f" {found} ".replace(". ", ".\n")
 
 
 # --- deciding --------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from schemas.campaign import HeaderText, Identifier
 from schemas.codec import event
 
 
-
 class Consent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the recipient agreed to have tracked. Nothing unless said."""
 
@@ -23,13 +22,13 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A part of the mail: inline (``data``, base64 in JSON) or by reference (``url``, ``size``, ``sha256``)."""
 
     filename: HeaderText
-    content_type: Annotated[str, Meta(max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(;[^\r\n]*)?$")]
+    content_type: Annotated[str, Meta(max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(;[^\r\n]*)?$(?!\n)")]
     disposition: Literal["attachment", "inline"] = "attachment"
-    content_id: Annotated[str, Meta(max_length=200, pattern=r"^[^\s<>]*$")] = ""
+    content_id: Annotated[str, Meta(max_length=200, pattern=r"^[^\s<>]*$(?!\n)")] = ""
     data: bytes | None = None
     url: Annotated[str, Meta(max_length=2000)] = ""
     size: Annotated[int, Meta(ge=0)] = 0
-    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")] = ""
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -11,7 +11,7 @@ Every purpose has a key of its own, derived from each secret: a token for one is
 from __future__ import annotations
 
 import hmac
-from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -166,19 +166,19 @@ class Tokens:
         if len(body) != 18:
             raise ValueError(f"a mail id has 32 hex digits, not {len(id)}")
         mac = _mac(self._keys[0].address[purpose], body, _ADDRESS_MAC)
-        return f"{purpose}{b32encode(body + mac).rstrip(b'=').decode().lower()}@{domain}"
+        return f"{purpose}{(body + mac).hex()}@{domain}"
 
     def _read_address(self, purpose: str, address: str) -> tuple[str, int]:
         local = address.partition("@")[0].lower()
         text = local.removeprefix(purpose)
-        if len(text) != 42 or len(local) != 44:
+        if len(text) != 52 or len(local) != 54:
             raise _bad("the address holds none of our tokens")
         try:
-            raw = b32decode(text.upper() + "======")
-        except ValueError:  # binascii.Error, or characters beyond ASCII
+            raw = bytes.fromhex(text)
+        except ValueError:
             raise _bad("the address holds none of our tokens") from None
         body, given = raw[:18], raw[18:]
-        canonical = b32encode(raw).rstrip(b"=").decode().lower() == text
+        canonical = raw.hex() == text  # fromhex forgives spaces
         if not canonical or not any(
             hmac.compare_digest(_mac(keys.address[purpose], body, _ADDRESS_MAC), given) for keys in self._keys
         ):

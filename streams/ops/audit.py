@@ -83,6 +83,9 @@ class Audit:
     by_campaign: dict[str, Counter[str]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     strangers: int = 0
+    """Outcomes of mails that are not among the received: of another window or campaign."""
+    bounced_late: int = 0
+    """Taken with a 250, then bounced by a DSN."""
     seconds: float = 0.0
 
     @property
@@ -94,7 +97,7 @@ class Audit:
         """For ``--json`` and reports."""
         found: dict[str, Any] = {"received": self.received}
         found |= {end: self.counts[end] for end in ENDS}
-        found |= {"balanced": self.balanced, "strangers": self.strangers, "seconds": round(self.seconds, 2)}
+        found |= {"balanced": self.balanced, "bounced_late": self.bounced_late, "strangers": self.strangers, "seconds": round(self.seconds, 2)}
         if self.lost:
             found["lost_origins"] = self.lost[:20]
         return found
@@ -184,6 +187,7 @@ async def audit(
     for origin, story in stories.items():
         end = story.end()
         result.counts[end] += 1
+        result.bounced_late += story.dsn and end == "bounced"
         if end == "lost":
             result.lost.append(origin)
     result.seconds = time.monotonic() - begun

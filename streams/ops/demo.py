@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ import click
 import orjson
 
 from schemas.campaign import Campaign
+from schemas.send import Consent, Send
 from streams.broker import make_producer, started
-from streams.lab.audience import csv_rows, recipients
+from streams.lab.audience import Recipient, recipients
 from streams.lab.providers import DEFAULT, load
 from streams.ops.audit import ENDS, Audit, audit
 from streams.ops.page import LivePage
-from streams.ops.recipients import read_rows
+from streams.ops.recipients import Row
 from streams.ops.scene import SENDER, Scene, SceneFailed
 from streams.ops.send import publish
 from streams.ops.view import View
@@ -56,6 +56,26 @@ def campaign(name: str) -> Campaign:
         id=name, tenant="demo", sender=SENDER, subject="{{ name }}, the water is fine", html=HTML,
         list_id="<news.mailsluice.test>",
     )  # fmt: skip
+
+
+def sends(name: str, people: Iterable[Recipient]) -> Iterator[Row]:
+    """A send for each recipient, with the tracking consent that they gave."""
+    for line, person in enumerate(people, 1):
+        consent = Consent(opens="o" in person.consent, clicks="c" in person.consent)
+        variables = {"city": person.city, "plan": person.plan, "points": person.points, "code": person.code}
+        yield Row(
+            line,
+            Send(
+                campaign=name, tenant="demo", to=person.to, name=person.name, time_zone=person.time_zone,
+                consent=consent, variables=variables,
+            ),
+        )  # fmt: skip
+
+
+def _again_sends(addresses: Sequence[str]) -> Iterator[Row]:
+    variables = {"city": "Ulm", "plan": "basic", "points": 1, "code": "0"}
+    for line, to in enumerate(addresses, 1):
+        yield Row(line, Send(campaign="again", tenant="demo", to=to, name="Once more", variables=variables))
 
 
 async def run(options: Options) -> int:
@@ -91,10 +111,10 @@ async def _campaigns(options: Options, scene: Scene, view: View, begun: float) -
     producer = make_producer(settings)
     await started(producer)
     try:
-        rows = "".join(csv_rows(recipients(load(options.providers or DEFAULT), options.messages)))
+        people = recipients(load(options.providers or DEFAULT), options.messages)
         sent_at = time.monotonic()
         sending = asyncio.create_task(
-            publish(producer, campaign("spring"), read_rows(io.StringIO(rows), "spring", "demo"), prefix=settings.prefix)
+            publish(producer, campaign("spring"), sends("spring", people), prefix=settings.prefix)
         )
         await _follow(watcher, view, page, lambda: watcher.done >= options.messages, GRACE, sending)
         seconds = time.monotonic() - sent_at
@@ -152,9 +172,8 @@ async def _again(
     chosen = [*bad[:100], *good[:20]]
     if not bad:
         return {"to_bounced": 0, "skipped": 0, "to_readers": len(good[:20]), "reached": 0, "ok": True}
-    lines = "to,name\n" + "".join(f"{to},Again\n" for to in chosen)
     begun = watcher.done
-    await publish(producer, campaign("again"), read_rows(io.StringIO(lines), "again", "demo"), prefix=scene.settings.prefix)
+    await publish(producer, campaign("again"), _again_sends(chosen), prefix=scene.settings.prefix)
     await _follow(watcher, view, page, lambda: watcher.done >= begun + len(chosen), 40.0, None)
     found = await audit(scene.settings, campaign="again")
     skipped = found.counts["suppressed"]

@@ -158,7 +158,7 @@ def test_a_token_of_one_purpose_is_refused_for_another() -> None:
         (TOKENS.read_verp, "b-" + left[2:]),
         (TOKENS.read_unsubscribe_address, "u-" + verp[2:]),
         (TOKENS.read_mail_token, verp[2:44]),
-        (TOKENS.read_verp, f"b-{mint()[:42]}@d"),
+        (TOKENS.read_verp, f"b-{mint()[:52]}@d"),
     ]:
         with pytest.raises(Malformed, match="bad_token"):
             read(address)
