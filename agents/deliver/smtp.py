@@ -212,8 +212,9 @@ class Session(asyncio.BufferedProtocol):
     def _answer(self, phase: Phase, code: int, text: str) -> None:
         """To RSET, MAIL or RCPT."""
         if code >= 300:
-            self._note(code, text)
-            if not self._noted or phase is RSET:
+            if phase is not RSET:  # which says nothing about this mail
+                self._note(code, text)
+            if not self._noted:
                 return self._broke(f"unexpected reply to {phase.name}: {code} {text}")
         if self._pipelining:
             self._await(FOLLOWS[phase])

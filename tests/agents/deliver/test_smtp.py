@@ -260,6 +260,34 @@ async def test_a_reader_that_stops_is_timed_out_by_progress(tls):
         assert "0.2 s" in attempt.text
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("rset", "state"), [("500 5.5.1 what", "failed"), (CLOSE, "failed"), ("421 4.7.0 enough", "deferred")]
+)
+async def test_a_broken_reset_says_nothing_about_the_next_mail(extensions, rset, state):
+    async with smtp_server(
+        extensions=extensions, rcpt=Turns("550 5.1.1 no", "250 ok"), data="503 5.5.1 no recipient", rset=rset
+    ) as server:
+        session = await dial(server)
+        assert (await post(session)).state == "refused"
+        attempt = await post(session)
+        assert (attempt.state, attempt.phase, attempt.carried) == (state, "mail", 2)
+        assert session.closed
+
+
+@pytest.mark.parametrize(("silent", "state"), [("rcpt", "failed"), ("dot", "lost")])
+async def test_close_ends_the_mail_under_way(silent, state):
+    async with smtp_server(**{silent: SILENCE}) as server:
+        session = await dial(server)
+        letter = Letter()
+        session.start(letter)
+        await until(lambda: server.mails if silent == "dot" else len(server.seen[0].commands) > 2)
+        session.close()
+        session.close()
+        assert [attempt.state for attempt in letter.attempts] == [state]
+        assert session.closed
+
+
 async def test_give_up_before_the_dot_closes_and_holds():
     async with smtp_server(data=[Wait(1), "354 go"]) as server:
         session = await dial(server)
