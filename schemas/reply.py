@@ -195,7 +195,7 @@ def plain(text: str) -> str:
 # --- deciding --------------------------------------------------------------------------------------
 
 _ABOUT_US = frozenset({"connect", "banner", "ehlo", "helo", "starttls", "auth", "mail"})
-"""Phases in which the recipient has not been named yet: no reply there can be about an address."""
+"""Phases in which the recipient has not been named yet: no reply there can be about an address. (So it is with 53x: authentication.)"""
 _PERMANENCE: dict[str, Permanence] = {"4": "transient", "5": "permanent"}
 
 
@@ -218,7 +218,7 @@ def classify(rules: Rules, reply: str, *, mx: str = "", phase: str = "", provide
     whose = provider or (provider_of([mx]) if mx else "") or _hinted(rules, text)
     decision, rule, names, certain = _decide(rules, whose, code, enhanced, text, reply)
     permanence = _PERMANENCE.get((code or enhanced)[:1], "unknown")
-    klass, scope, action = _bounded(rules, decision, permanence, phase, "" if certain else text)
+    klass, scope, action = _bounded(rules, decision, permanence, phase, code, "" if certain else text)
     return Meaning(klass, scope, permanence, action, rule, int(code or 0), enhanced, names)
 
 
@@ -262,12 +262,14 @@ def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str, re
     return ("unclassified", "", "none"), "", (), False
 
 
-def _bounded(rules: Rules, decision: Decision, permanence: Permanence, phase: str, text: str) -> Decision:
+def _bounded(
+    rules: Rules, decision: Decision, permanence: Permanence, phase: str, code: str, text: str
+) -> Decision:
     """The decision within what its code, its phase and its wording allow."""
     klass, scope, action = decision
     if action == "suppress" and permanence == "transient":
         return klass, scope, "retry"
-    if action == "suppress" and phase in _ABOUT_US:
+    if action == "suppress" and (phase in _ABOUT_US or code.startswith("53")):
         return "refused", "domain", "hold"
     if action in ("suppress", "soft") and permanence != "transient" and _names_block(rules, text):
         return "policy", "domain", "hold"
