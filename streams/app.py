@@ -50,6 +50,7 @@ from schemas.token import Tokens
 from schemas.topology import Topology
 from streams import metrics
 from streams.broker import Outbox, die, make_producer
+from streams.counting import lane_gauges, provider_label
 from streams.follow import Follower
 from streams.ownership import Ownership
 from streams.pipeline import BY_NAME, CHAINS
@@ -299,6 +300,7 @@ class App:
             observe=observe_outcome,
         )
         self._every(1.0, agent.tick)
+        self._every(1.0, lambda: lane_gauges(agent.feeds, pool.count, settings.deliver_sources))
         self._expiring(rows)
         self._last.append(lambda: agent.stop(settings.deliver_drain))
         return WithViews(agent, [suppressions])
@@ -393,7 +395,7 @@ def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
     if repeat:
         metrics.REPEATS.labels("two").inc()
         return
-    provider = outcome.provider or "other"
+    provider = provider_label(outcome.provider)
     metrics.OUTCOMES.labels(provider, outcome.source, outcome.state, outcome.klass).inc()
     if outcome.seconds:
         metrics.ATTEMPT_SECONDS.labels(provider).observe(outcome.seconds)

@@ -6,7 +6,7 @@ Labels never hold an address or a raw reply. Names are durable: dashboards and a
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 _AGES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
@@ -17,7 +17,7 @@ RECORDS_IN = Counter(
 )
 RECORDS_OUT = Counter(
     "mailsluice_records_out_total",
-    "Records written by a stage and acknowledged",
+    "Records that a stage wrote (one that is not acknowledged ends the process)",
     ["stage", "topic"],
     registry=REGISTRY,
 )
@@ -93,7 +93,7 @@ CONNECTIONS = Gauge(
 WAITING = Gauge(
     "mailsluice_lane_waiting",
     "Mails in the lane's buffers of this process",
-    ["provider", "source"],
+    ["provider"],
     registry=REGISTRY,
 )
 LANE_RATE = Gauge(
@@ -116,3 +116,4 @@ EDGE_REQUESTS = Counter(
     "mailsluice_edge_requests_total", "Requests at the edge", ["edge", "kind", "status"], registry=REGISTRY
 )
 SUPPRESSIONS = Counter("mailsluice_suppressions_total", "Suppressions written", ["reason"], registry=REGISTRY)
+ProcessCollector(registry=REGISTRY)  # process_cpu_seconds_total, process_resident_memory_bytes, ...

@@ -168,6 +168,7 @@ class Runner(ConsumerRebalanceListener):
                 wake.clear()
                 while queue:
                     works = [queue.popleft() for _ in range(min(len(queue), self.stage.slice))]
+                    self._in[works[0].record.topic].inc(len(works))
                     begun = time.perf_counter()
                     await hand(self.agent, self.desk, works, works[0].record.partition)
                     self._busy.inc(time.perf_counter() - begun)
@@ -196,7 +197,11 @@ class Runner(ConsumerRebalanceListener):
         while not self._stopping:
             urgent, bulk = self._with_room()
             if not bulk and not urgent:
-                if any(line.alone and not line.mark.span for s in self._shares.values() for line in s.lines.values()):
+                if any(
+                    line.alone and not line.mark.span
+                    for s in self._shares.values()
+                    for line in s.lines.values()
+                ):
                     await self._commit()
                 await asyncio.sleep(0.01)
                 continue
@@ -523,6 +528,7 @@ class Runner(ConsumerRebalanceListener):
             line.committed = position
 
     def _gauges(self) -> None:
+        self.desk.written.flush()
         name, now = self.stage.name, self._clock()
         in_work, oldest = 0, 0.0
         lag = dict.fromkeys(self._in, 0)

@@ -12,6 +12,7 @@ from schemas.codec import Malformed, Record
 from schemas.mail import base_topic
 from streams import metrics
 from streams.broker import Outbox
+from streams.counting import Written
 from streams.topics import BY_NAME
 
 log = logging.getLogger("mailsluice.work")
@@ -37,6 +38,7 @@ class Desk:
         self.largest = largest
         self.clock = clock
         self.chain: dict[str, Callable[[Out, Callable[[], None]], None]] = {}
+        self.written = Written(stage.name, stage.emits)
         self._bugs: list[float] = []
         self._bugs_allowed = bugs_allowed
 
@@ -46,6 +48,7 @@ class Desk:
         if chained is not None:
             chained(out, acked)
         else:
+            self.written.add(out)
             self.outbox.put(out, lambda _offset: acked())
 
     def bug(self, work: Work, error: BaseException) -> None:

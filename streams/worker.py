@@ -12,15 +12,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from aiohttp import web
 from aiokafka.errors import KafkaError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agents.sign.keys import BadKey
-from streams import metrics
+from streams import probes
 from streams.admin import WrongTopology, check
 from streams.app import App
-from streams.resolver import host_port
 from streams.settings import BadSettings, Settings, load
 
 log = logging.getLogger("mailsluice.worker")
@@ -37,29 +34,6 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("aiohttp.access").setLevel("WARNING")
 
 
-async def serve_metrics(address: str, app: App) -> web.AppRunner:
-    """/metrics, /healthz (the loop turns) and /readyz (every stage has an assignment)."""
-
-    async def scrape(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
-
-    async def health(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def ready(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n" if app.ready else "not yet\n", status=200 if app.ready else 503)
-
-    server = web.Application()
-    server.add_routes([web.get("/metrics", scrape), web.get("/healthz", health), web.get("/readyz", ready)])
-    runner = web.AppRunner(server, access_log=None)
-    await runner.setup()
-    host, port = host_port(address)
-    await web.TCPSite(runner, host, port).start()
-    return runner
-
-
 async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -69,7 +43,7 @@ async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
     topology = await check(settings)
     app = App(settings, topology, stages, chain)
     await app.start()
-    server = await serve_metrics(settings.metrics, app) if settings.metrics else None
+    server = await probes.serve(settings.metrics, lambda: app.ready) if settings.metrics else None
     log.info("working: %s", ", ".join(stages))
     # What lives now lives long: it need not be looked at by every collection.
     gc.collect()
