@@ -1,0 +1,133 @@
+"""``mailsluice bench``: how many messages per second, beside what this machine's RSA allows."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from streams.ops.bench_parts import PARTS, measure
+from streams.ops.bench_pipeline import BenchFailed, Options, Result, run
+
+FILE = "bench.json"
+
+HELP = f"""Measure SECTION: pipeline (default), {", ".join(PARTS)}, or all of these.
+
+\b
+Example: mailsluice bench pipeline --messages 50000
+         mailsluice bench dkim --json
+
+pipeline starts a broker, all agents and a sink on this machine, publishes the sends and takes the time
+from the first send to the sink's last 250. Before and after it measures how many RSA-2048 signatures per
+second all cores make, and gives the ratio: it means the same on a busy machine and on a quiet one.
+The other sections give the microseconds of one step in one process.
+
+With --broker HOST:PORT topics with a prefix of their own are made there and deleted afterwards. With
+--sink HOST:PORT (a loopback address) the last 250 is that which deliver saw.
+
+The results are also written to {FILE}. Exit code: 0 measured, nothing lost and nothing twice; 1 otherwise."""
+
+
+@click.command("bench", help=HELP)
+@click.argument("section", type=click.Choice(["pipeline", *PARTS, "all"]), default="pipeline")
+@click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
+@click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
+@click.option("--broker", default="apache", show_default=True, metavar="apache|embedded|HOST:PORT")
+@click.option("--sink", default="", metavar="HOST:PORT", help="An SMTP server here; default: our own sink.")
+@click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--warm-up", default=1_000, show_default=True, type=click.IntRange(1), help="Mails before.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(FILE), help="Where the JSON goes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def bench(
+    section: str,
+    size: int,
+    messages: int,
+    broker: str,
+    sink: str,
+    partitions: int,
+    warm_up: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """The command; its help text is HELP."""
+    console = Console(stderr=True)
+    options = Options(size, messages, broker, sink, warm_up, partitions)
+    found: dict[str, Any] = {}
+    code = 0
+    try:
+        if section in ("pipeline", "all"):
+            if not as_json:
+                console.print(f"measuring the pipeline: {messages:,} mails of {size:,} bytes ...")
+            result = _run(run(options))
+            found["pipeline"] = result.as_dict()
+            code = 1 if result.lost or result.duplicates else 0
+        for part in PARTS if section == "all" else [section]:
+            if part in PARTS:
+                found[part] = measure(part, size)
+    except (BenchFailed, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    text = orjson.dumps(found, option=orjson.OPT_INDENT_2)
+    out.write_bytes(text + b"\n")
+    if as_json:
+        click.echo(text)
+    else:
+        show(found, Console())
+    sys.exit(code)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    runner: Callable[..., Any] = asyncio.run
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        pass
+    else:
+        runner = uvloop.run
+    result: Result = runner(work)
+    return result
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The results as tables."""
+    for name, result in found.items():
+        if name == "pipeline":
+            _show_pipeline(result, console)
+            continue
+        table = Table(title=f"{name}: microseconds of CPU for one mail", title_justify="left")
+        table.add_column("step")
+        table.add_column("µs", justify="right")
+        for step, value in result.items():
+            table.add_row(step, f"{value:,.1f}")
+        console.print(table)
+
+
+def _show_pipeline(result: dict[str, Any], console: Console) -> None:
+    table = Table(title="pipeline: CPU microseconds for one mail, by process", title_justify="left")
+    table.add_column("process")
+    table.add_column("µs", justify="right")
+    table.add_column("RSA signatures", justify="right")
+    table.add_column("MB", justify="right")
+    for name, value in result["cpu_us_per_message"].items():
+        memory = result["memory_mb"].get(name)
+        worth = value / result["rsa_cpu_us"] if result["rsa_cpu_us"] else 0.0
+        table.add_row(name, f"{value:,.0f}", f"{worth:.2f}", f"{memory:,.0f}" if memory else "")
+    console.print(table)
+    what = result["conditions"]
+    console.print(
+        f"{result['messages_per_second']:,.0f} messages/s end to end ({result['messages']:,} mails of "
+        f"{result['bytes_per_message']:,} bytes in {result['seconds']:.1f} s); all agents at rest after "
+        f"{result['settled_seconds']:.1f} s"
+    )
+    console.print(
+        f"this machine signs {result['rsa_limit_per_second']:,.0f} times a second (RSA-2048, {what['cores']} cores, "
+        f"load {what['load'][0]} before): ratio {result['ratio']:.3f}"
+    )
+    if result["lost"] or result["duplicates"]:
+        console.print(f"[bold red]lost {result['lost']}, duplicates {result['duplicates']}[/]")
