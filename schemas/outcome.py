@@ -22,7 +22,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``reply`` is the raw SMTP text (bounded to 2,000 characters), ``phase`` the command it answered
     (connect, ehlo, starttls, mail, rcpt, data, dot), ``tls`` the protocol version or empty, ``klass``,
     ``scope``, ``action`` and ``rule`` what ``schemas.reply`` made of it. ``next_at``: when a deferred
-    mail is tried again.
+    mail is tried again. ``site``: the MX site where it is no known provider's.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str = ""
     rule: str = ""
     provider: str = ""
+    site: str = ""
     lane: str = ""
     source: str = ""
     mx: str = ""

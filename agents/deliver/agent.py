@@ -91,7 +91,9 @@ class Deliver:
         self._rows = rows
         self._state: dict[int, State] = {}
         self.journal = Journal(publish, monotonic)
-        self.reports = Reports(allowance, publish, clock, monotonic)
+        self.reports = Reports(
+            allowance, [s or "default" for s in sources] or ["default"], publish, clock, monotonic
+        )
         self._mails: dict[str, Mail] = {}
         """Every mail that is reserved: by id, from its record until its outcome is acknowledged."""
         self._closing: set[int] = set()
@@ -105,6 +107,7 @@ class Deliver:
             before=self._before,
             ended=lambda mail, session: self.feeds.freed(session, mail),
             unreachable=self._unreachable,
+            crowded=self._crowded,
             clock=clock,
             monotonic=monotonic,
         )
@@ -324,9 +327,6 @@ class Deliver:
             )
 
     def _unreachable(self, mail: Mail, failed: ConnectFailed) -> None:
-        feed = mail.feed
-        if feed is not None:
-            feed.failed_until = max(failed.retry_at, self._monotonic() + 1.0)
         reply = f"{failed.code} {failed.text}" if failed.code else failed.text
         if failed.why == "network" or not failed.temporary:
             meaning = self._meaning(reply, failed.host, failed.phase, mail.provider)
@@ -344,6 +344,11 @@ class Deliver:
             )
         else:
             self._defer(mail, failed.why, reply, failed.phase)
+
+    def _crowded(self, mail: Mail, failed: ConnectFailed, source: str) -> None:
+        """One connection too many: no attempt of the mail, but shape must know."""
+        reply = f"{failed.code} {failed.text}"
+        self.reports.note(mail, source, self._meaning(reply, failed.host, failed.phase, mail.provider), reply)
 
     def _defer(self, mail: Mail, reason: str, reply: str, phase: str) -> None:
         meaning = self._meaning(reply, "", phase, mail.provider)
@@ -390,6 +395,7 @@ class Deliver:
             action=meaning.action if meaning else "none",
             rule=meaning.rule if meaning else "",
             provider=mail.provider,
+            site="" if mail.provider or mail.feed is None else mail.feed.key,
             lane=mail.topic,
             source=mail.source,
             mx=mx,
@@ -454,6 +460,8 @@ class Deliver:
         settings = self._settings
         for feed in list(self.feeds.feeds.values()):
             self._sweep(feed, now, wall)
+            if len(feed) and feed.timer is None:
+                self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing
         for mail in list(self._mails.values()):
             if mail.stage == "sending" and not mail.ticket_done and now - mail.began > settings.blocked:
                 # The copy is a repeat once the outcome is journaled; until then it waits on the longest rung.

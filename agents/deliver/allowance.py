@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from typing import NamedTuple
+from zlib import crc32
 
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 
@@ -38,14 +39,20 @@ UNKNOWN = Rate(0.05, 1, 20, 0.0, "no policy yet")
 
 
 class TokenBucket:
-    """Paces one limit. Starts empty; holds at most ``max(1, burst seconds' worth)`` messages."""
+    """Paces one limit: never more than ``max(1, burst x rate)`` messages at once, then ``rate`` a second.
 
-    __slots__ = ("_burst", "_last", "_rate", "_tokens")
+    Starts empty. ``seed`` above 0 spreads the moments (later, never earlier), so that workers of one rate
+    do not fall in step and hit a provider in the same millisecond.
+    """
 
-    def __init__(self, rate: float, now: float, burst: float = 0.2) -> None:
+    __slots__ = ("_burst", "_last", "_need", "_rate", "_seed", "_tokens")
+
+    def __init__(self, rate: float, now: float, burst: float = 0.2, seed: int = 0) -> None:
         self._rate = rate
         self._burst = burst
-        self._tokens = 0.0
+        self._seed = seed
+        self._need = 1.0
+        self._tokens = -seed / 2**32
         self._last = now
 
     def set_rate(self, rate: float, now: float) -> None:
@@ -56,17 +63,21 @@ class TokenBucket:
 
     def wait(self, now: float) -> float:
         """Seconds until a message may go, 0.0 = now; at most MOST_WAIT, then ask again."""
-        most = max(1.0, self._rate * self._burst)
+        most = max(self._need, self._rate * self._burst)
         self._tokens = min(most, self._tokens + max(0.0, now - self._last) * self._rate)
         self._last = max(self._last, now)
         # Adding 0.1 ten times gives a little less than 1.
-        if self._tokens >= 1.0 - 1e-9:
+        missing = self._need - self._tokens
+        if missing <= 1e-9:
             return 0.0
-        return min(MOST_WAIT, (1.0 - self._tokens) / self._rate) if self._rate > 0 else MOST_WAIT
+        return min(MOST_WAIT, missing / self._rate) if self._rate > 0 else MOST_WAIT
 
     def spend(self) -> None:
         """Take one message's worth, after ``wait`` said 0.0."""
-        self._tokens = max(0.0, self._tokens - 1.0)
+        self._tokens -= 1.0
+        if self._seed:
+            self._seed = (self._seed * 1664525 + 1013904223) % 2**32 or 1
+            self._need = 1.0 + self._seed / 2**34
 
     def take(self, now: float) -> float:
         """0.0: a message may go and is counted. Else the seconds to wait."""
@@ -79,7 +90,7 @@ class TokenBucket:
 class _Line:
     """One limit as this worker knows it."""
 
-    __slots__ = ("ends", "lease", "policy", "room", "scale")
+    __slots__ = ("connections", "ends", "lease", "most", "policy", "room", "scale")
 
     def __init__(self) -> None:
         self.policy: LanePolicy | None = None
@@ -87,6 +98,8 @@ class _Line:
         self.ends = 0.0
         self.room = 0.0
         self.scale = 1.0
+        self.most = 0
+        self.connections = 0
 
 
 class Allowance:
@@ -95,6 +108,7 @@ class Allowance:
     def __init__(self, worker: str, partitions: int, unknown: Rate = UNKNOWN) -> None:
         self.worker = worker
         self.epoch = -1
+        self._seed = crc32(worker.encode())
         self._part = 0.0
         self._partitions = partitions
         self._unknown = unknown
@@ -129,14 +143,20 @@ class Allowance:
                 return
             line = self._lines.setdefault(key, _Line())
             line.policy = fact
-            if line.room > 0:
-                line.scale = min(line.scale, _room(fact) / line.room)
+            # Cut by cut, as the book does: what a later raise gives is lent anew, not given back.
+            if _room(fact) < line.room:
+                line.scale *= _room(fact) / line.room
+            if fact.connections < line.most:
+                line.connections = min(
+                    line.connections, max(1, line.connections * fact.connections // line.most)
+                )
+            line.room, line.most = _room(fact), fact.connections
         elif fact.worker == self.worker and fact.number in self._sent and math.isfinite(fact.rate):
             line = self._lines.setdefault(key, _Line())
             line.lease = fact
             line.ends = self._sent[fact.number] + fact.duration
-            line.room = _room(line.policy) if line.policy else 0.0
             line.scale = 1.0
+            line.connections = fact.connections
         else:
             return
         self._changed()
@@ -149,7 +169,8 @@ class Allowance:
             return found[2]
         until_mono, until_wall, first = self._limit(("source", source, provider), mono, wall)
         if first is None:
-            first = self._unknown._replace(rate=self._unknown.rate * self._part)
+            least = self._unknown.connections if self._part else 0
+            first = self._unknown._replace(rate=self._unknown.rate * self._part, connections=least)
         signer_mono, signer_wall, second = self._limit(("dkim", dkim, provider), mono, wall)
         best = first if second is None else _stricter(first, second)
         self._cache[wanted] = (min(until_mono, signer_mono), min(until_wall, signer_wall), best)
@@ -168,7 +189,7 @@ class Allowance:
                 continue
             bucket = self._buckets.get(key)
             if bucket is None:
-                bucket = self._buckets[key] = TokenBucket(rate, mono)
+                bucket = self._buckets[key] = TokenBucket(rate, mono, seed=self._seed)
             bucket.set_rate(rate, mono)
             wait = bucket.wait(mono)
             if wait > 0.0:
@@ -210,7 +231,7 @@ class Allowance:
         if lease.connections <= 0:
             return line.ends, math.inf, Rate(0.0, 0, policy.per_connection, 0.0, "another worker's turn")
         rate = max(0.0, min(lease.rate * line.scale, _room(policy))) + floor
-        connections = min(lease.connections, policy.connections)
+        connections = min(line.connections, policy.connections)
         per_connection = min(lease.per_connection, policy.per_connection)
         return line.ends, math.inf, Rate(rate, connections, per_connection, 0.0, policy.reason)
 

@@ -19,6 +19,8 @@ from schemas.hosts import Hosts
 
 AGAIN = 0.02
 """Seconds until a feed asks again when the guarantee forbids a start just now."""
+CROWDED = 10.0
+"""Seconds for which no connection is opened after one was refused while others are open."""
 
 
 class Feed:
@@ -31,6 +33,9 @@ class Feed:
         self.bulk: deque[Mail] = deque()
         self.opening = 0
         self.failed_until = 0.0
+        """No host answered: nothing is tried before (monotonic seconds)."""
+        self.crowded_until = 0.0
+        """The provider refused one connection more: no further one is opened before."""
         self.next_turn = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.turn = 0
@@ -72,15 +77,18 @@ class Feeds:
         before: Callable[[Mail], bool],
         ended: Callable[[Mail, Session], None],
         unreachable: Callable[[Mail, ConnectFailed], None],
+        crowded: Callable[[Mail, ConnectFailed, str], None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
         and campaign; False when that ended the mail. ``ended``: ``session.start`` ended it at once and the
-        callback has run. ``unreachable``: no connection could be made for this mail."""
+        callback has run. ``unreachable``: no connection could be made for this mail;
+        ``crowded``: the provider takes no further one from that source, but has others of us."""
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
         self._sources = tuple(sources) or ("",)
         self._clear, self._before, self._unreachable, self._ended = clear, before, unreachable, ended
+        self._crowded = crowded
         self._clock, self._monotonic = clock, monotonic
         self.feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,7 +164,11 @@ class Feeds:
                 continue
             session = self._pool.take((source, site_hosts), rate.per_connection)
             if session is None:
-                self._open(feed, mail, source, rate)
+                crowded = feed.crowded_until - now
+                if crowded > 0 and self._pool.count((source, feed.key)):
+                    least = min(least or crowded, crowded)
+                else:
+                    self._open(feed, mail, source, rate)
                 continue
             wait = self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
             if wait > 0:
@@ -203,10 +215,21 @@ class Feeds:
             self._pool.release(found)
             self.pump(feed)
         elif isinstance(found, ConnectFailed) and not self.stopping:
-            if mail.stage == "waiting":
-                mail.stage = "ended"
-                self._unreachable(mail, found)
+            self._no_connection(feed, mail, found, group)
             self.pump(feed)
+
+    def _no_connection(self, feed: Feed, mail: Mail, failed: ConnectFailed, group: tuple[str, str]) -> None:
+        now = self._monotonic()
+        if failed.why == "reply" and failed.temporary and self._pool.count(group):
+            feed.crowded_until = now + CROWDED
+            self._crowded(mail, failed, group[0] or "default")
+        elif failed.cached:
+            # Not tried for this mail: it waits; in a shared lane it steps aside when its patience ends.
+            feed.failed_until = max(failed.retry_at, now + 0.5)
+        elif mail.stage == "waiting":
+            mail.stage = "ended"
+            feed.failed_until = max(failed.retry_at, now + 1.0)
+            self._unreachable(mail, failed)
 
     def _later(self, feed: Feed, seconds: float) -> None:
         if feed.timer is None:

@@ -121,7 +121,7 @@ class Pool:
         self._counts[group] = self.count(group) + 1
         found: Session | ConnectFailed | None = None
         try:
-            found = await self._first(hosts, source)
+            found = await self._first(hosts, source, group)
             if isinstance(found, Session):
                 self._places[found] = _Place(site, group, limits.per_connection)
                 found.on_close = self._closed
@@ -168,12 +168,12 @@ class Pool:
 
     # -- where to
 
-    async def _first(self, hosts: Sequence[MxHost], source: str) -> Session | ConnectFailed:
+    async def _first(self, hosts: Sequence[MxHost], source: str, group: Hashable) -> Session | ConnectFailed:
         """The first address that answers, by preference (RFC 5321 5.1); a refusing host is passed over."""
         worst = ConnectFailed("connect", 0, "no address to send to", True, "no_hosts")
         until = self._clock() + self._settings.total
         for target in self._targets(hosts, source):
-            found = await self._try(target, source)
+            found = await self._try(target, source, group)
             if isinstance(found, Session):
                 return found
             if worst.why == "no_hosts" or found.temporary or not worst.temporary:
@@ -191,7 +191,7 @@ class Pool:
                     left -= 1
                     yield Target(mx.host, address, mx.port, mx.tls)
 
-    async def _try(self, target: Target, source: str) -> Session | ConnectFailed:
+    async def _try(self, target: Target, source: str, group: Hashable) -> Session | ConnectFailed:
         """Connect, unless this address has just failed for this source."""
         key = (source, target.ip, target.port)
         dead = self._dead.get(key)
@@ -199,7 +199,9 @@ class Pool:
             return replace(dead, cached=True)
         found = await self._connect(target, source)
         if isinstance(found, ConnectFailed):
-            if found.why != "network":
+            # A 4xx greeting while others of us are connected means one too many, not that the host is down.
+            crowded = found.why == "reply" and found.temporary and self.count(group) > 1
+            if found.why != "network" and not crowded:
                 found = replace(found, retry_at=self._clock() + self._settings.cooldown)
                 self._bury(key, found)
         elif dead:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from agents import Out
 from agents.deliver.allowance import Allowance
@@ -12,6 +12,7 @@ from agents.deliver.pool import Pool
 from schemas.codec import encode
 from schemas.lane_report import LaneReport, Reply
 from schemas.outcome import Outcome
+from schemas.reply import Meaning
 
 HEADERS = {"type": b"lane_report", "version": b"1"}
 Key = tuple[str, str, str]
@@ -37,10 +38,12 @@ class Reports:
     def __init__(
         self,
         allowance: Allowance,
-        publish: Callable[[Out], None],
+        sources: Sequence[str],
+        publish: Callable[..., None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
+        self._sources = sources
         self._allowance, self._publish, self._clock, self._monotonic = allowance, publish, clock, monotonic
         self._sums: dict[Key, _Sum] = {}
         self._seen: dict[Key, float] = {}
@@ -50,16 +53,23 @@ class Reports:
         """Add an attempt's outcome. Outcomes without an attempt (expired, suppressed ...) do not count."""
         if not mail.source or outcome.state not in ("delivered", "bounced", "deferred", "unknown"):
             return
-        key = (mail.feed.key if mail.feed else mail.provider, mail.source, mail.dkim)
-        found = self._sums.get(key)
-        if found is None:
-            found = self._sums[key] = _Sum()
+        found = self._sum((mail.feed.key if mail.feed else mail.provider, mail.source, mail.dkim))
         found.states[outcome.state] += 1
         found.domains.add(mail.domain)
         if outcome.state != "delivered":
             kind = (outcome.klass, outcome.action, outcome.scope, outcome.rule)
-            found.replies[kind] += 1
-            found.samples.setdefault(kind, (outcome.reply[:300], mail.domain))
+            _add(found, kind, outcome.reply, mail.domain)
+
+    def note(self, mail: Mail, source: str, meaning: Meaning, reply: str) -> None:
+        """Add a reply that is no attempt's: a connection refused in its greeting."""
+        found = self._sum((mail.feed.key if mail.feed else mail.provider, source, mail.dkim))
+        _add(found, (meaning.klass, meaning.action, meaning.scope, meaning.rule), reply, mail.domain)
+
+    def _sum(self, key: Key) -> _Sum:
+        found = self._sums.get(key)
+        if found is None:
+            found = self._sums[key] = _Sum()
+        return found
 
     def send(self, mails: Iterable[Mail], partitions: int, pool: Pool) -> None:
         """Publish the second's reports: every lane with work or within ``QUIET`` seconds of it."""
@@ -67,7 +77,8 @@ class Reports:
         waiting: Counter[Key] = Counter()
         for mail in mails:
             if mail.feed is not None and mail.stage == "waiting":
-                waiting[(mail.feed.key, mail.source or "default", mail.dkim)] += 1
+                for source in self._sources:  # it may go from any of them
+                    waiting[(mail.feed.key, source, mail.dkim)] += 1
         for key in (*waiting, *self._sums):
             self._seen[key] = now
         for key, seen in list(self._seen.items()):
@@ -112,3 +123,8 @@ class Reports:
             ),
         )
         return Out("mail-lane-reports", encode(report), HEADERS, None, 0)
+
+
+def _add(found: _Sum, kind: tuple[str, str, str, str], reply: str, domain: str) -> None:
+    found.replies[kind] += 1
+    found.samples.setdefault(kind, (reply[:300], domain))

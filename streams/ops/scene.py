@@ -77,7 +77,12 @@ class Scene:
         self.keys: tuple[SigningKey, ...] = ()
         self._on = (on_fault, on_restart)
         self.supervisor: Supervisor
-        values: dict[str, Any] = {**DEMO, "partitions": partitions, "prefix": prefix, "deliver_sources": tuple(sources)}
+        values: dict[str, Any] = {
+            **DEMO,
+            "partitions": partitions,
+            "prefix": prefix,
+            "deliver_sources": tuple(sources),
+        }
         self.settings = Settings(
             **{
                 **values,
@@ -136,7 +141,7 @@ class Scene:
             address, idempotent = self.broker.bootstrap, self._wanted == "apache"
         else:
             address = self._wanted
-        session = 6.0
+        session = 4.0  # a first join of the embedded broker waits half of it
         self.settings = replace(self.settings, broker=address, broker_idempotent=idempotent, session=session)
 
     def _make_keys(self) -> None:
@@ -172,7 +177,9 @@ class Scene:
         line = await asyncio.wait_for(self.lab.stdout.readline(), 30)
         if not line:
             text = (self.home / "logs" / "world.log").read_text("utf-8", "replace").strip()
-            raise SceneFailed(f"the simulated providers did not start: {text.splitlines()[-1] if text else 'no message'}")
+            raise SceneFailed(
+                f"the simulated providers did not start: {text.splitlines()[-1] if text else 'no message'}"
+            )
         self.world = json.loads(line)
         self.settings = replace(self.settings, dns=self.world["dns"], deliver_port=int(self.world["port"]))
 

@@ -73,6 +73,7 @@ class Supervisor:
         """Start one worker of a stage group (or ``control``, ``edge``), with a state directory of its own."""
         name = f"{group}-{number}" if number else group
         state = Path(self._environment.get("MAILSLUICE_STATE", "state")) / name
+        state.mkdir(parents=True, exist_ok=True)
         extra.setdefault("MAILSLUICE_STATE", str(state))
         if group == "control":
             return self.add(name, ["-m", "streams.control"], **extra)

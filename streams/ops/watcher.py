@@ -60,8 +60,12 @@ class Watcher:
         await self._follower.start()
         for partition in range(self._partitions):
             for topic, sink in (("mail-outcomes", self._outcomes), ("mail-events", self._events)):
-                await self._follower.follow(topic, partition, sink, await self._follower.first(topic, partition))
-        await self._follower.follow("mail-lane-policy", 0, self._policy, await self._follower.first("mail-lane-policy", 0))
+                await self._follower.follow(
+                    topic, partition, sink, await self._follower.first(topic, partition)
+                )
+        await self._follower.follow(
+            "mail-lane-policy", 0, self._policy, await self._follower.first("mail-lane-policy", 0)
+        )
 
     async def stop(self) -> None:
         """Stop following."""
@@ -94,7 +98,7 @@ class Watcher:
             if found.get("time", 0.0) < self._since or found["state"] == "intent":
                 continue
             if found.get("source"):
-                lane = self.lane(found.get("provider") or "other", found["source"])
+                lane = self.lane(found.get("provider") or found.get("site") or "other", found["source"])
                 lane.states[found["state"]] += 1
                 lane.recent.append((found["time"], found["state"]))
             if found["state"] not in ("deferred", "unknown") or found.get("final"):
@@ -113,7 +117,15 @@ class Watcher:
         for message in messages:
             if not message.value:
                 continue
-            record = Record("mail-lane-policy", 0, message.offset, message.timestamp, message.key, message.value, headers_from(message.headers))
+            record = Record(
+                "mail-lane-policy",
+                0,
+                message.offset,
+                message.timestamp,
+                message.key,
+                message.value,
+                headers_from(message.headers),
+            )
             try:
                 fact = decode(record, "lane_policy")
             except Malformed:
