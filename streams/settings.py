@@ -100,7 +100,7 @@ class Settings:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if item.name != "extra" and value != getattr(default, item.name):
-                found[variable(item.name)] = _text(value)
+                found[variable(item.name)] = as_text(value)
         return found
 
 
@@ -184,7 +184,8 @@ def _value(kind: Any, raw: str) -> Any:
     return kind(raw)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as its variable holds it."""
     if isinstance(value, tuple):
         return ",".join(str(v) for v in value)
     if isinstance(value, bool):

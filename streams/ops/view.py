@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streams.ops.ask import clean
+
 COLOURS = {
     "delivered": "green",
     "bounced": "red",
@@ -38,12 +40,6 @@ ENDS = (
 )
 EVERY = 2.0
 """Seconds between two plain lines."""
-
-
-def clean(text: str, longest: int = 0) -> str:
-    """What came from outside, on one line: nothing that moves a terminal's cursor passes."""
-    found = "".join(char if char.isprintable() else " " for char in text)
-    return found if not longest or len(found) <= longest else found[: longest - 1] + "…"
 
 
 class View:
