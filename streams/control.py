@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any
 
 import faust
 import faust.transport.drivers.aiokafka as aiokafka_driver
-from prometheus_client import start_http_server
 
 from agents.shape.agent import Fact, Shaper
 from agents.shape.rules import BadPolicy, parse_policy
@@ -30,8 +30,9 @@ from agents.shape.rules import Settings as Policy
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
-from streams import metrics
+from streams import probes
 from streams.broker import EXIT_SEND_FAILED, die
+from streams.counting import forget_limits, limit_gauges
 from streams.follow import Follower
 from streams.settings import BadSettings, Settings, load
 
@@ -91,6 +92,8 @@ def make_app(settings: Settings) -> faust.App:
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
         worker_redirect_stdouts=False,
+        # faust makes this directory whether it needs it or not: not in the working directory.
+        datadir=str(settings.state / "faust"),
         # A new process stands aside for nothing: its state is our own replay.
         stream_recovery_delay=0.0,
         stream_wait_empty=False,
@@ -119,6 +122,15 @@ class Control:
         app.on_partitions_assigned.connect(self.assigned)
         app.on_partitions_revoked.connect(self.revoked)
         app.task(self.follow)
+        if settings.metrics:
+            app.task(self.serve)
+
+    async def serve(self) -> None:
+        """/metrics and the probes; ready = able to take over, leading or not."""
+        try:
+            await probes.serve(self.settings.metrics, self._following.is_set)
+        except OSError as error:
+            die(EXIT_CONFIG, f"MAILSLUICE_METRICS={self.settings.metrics}: {error}")
 
     async def follow(self) -> None:
         """Read the policy topic to its end, and go on reading it."""
@@ -168,6 +180,7 @@ class Control:
     async def revoked(self, *_: Any, **__: Any) -> None:
         """Another may lead from here on."""
         self.leading.clear()
+        forget_limits()
 
     async def take_over(self) -> None:
         """Read what the last leader wrote to its end, announce ourselves, and lead with that offset as epoch."""
@@ -215,7 +228,7 @@ class Control:
             await self.publish(facts)
             for key in drops:
                 await (await self.policy.send(key=key, value=None, partition=0))
-            self.measure()
+            limit_gauges(self.shaper.published.values())
         except Exception as error:
             log.exception("tick failed")
             die(EXIT_BUG, f"the timer of shape failed: {error!r}")
@@ -232,13 +245,6 @@ class Control:
             key=key, value=encode(fact), partition=0, headers=headers
         )
         return sent
-
-    def measure(self) -> None:
-        """Limits as gauges."""
-        for (kind, name, provider), policy in self.shaper.published.items():
-            if kind == "source":
-                metrics.LANE_LIMIT.labels(provider, name).set(policy.rate)
-                metrics.LANE_SUSPENDED.labels(provider, name).set(policy.suspended_until)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -266,22 +272,17 @@ def _record(message: Any) -> Record:
     )
 
 
-def run_control(settings: Settings, wrap: Callable[[Control], Any] = lambda control: None) -> None:
-    """Run the control plane until SIGTERM; the process is its own. Raises BadPolicy before it starts.
-
-    ``wrap`` is handed the Control before it runs (tests break it on purpose).
-    """
+def run_control(settings: Settings) -> None:
+    """Run the control plane until SIGTERM, then exit; the process is its own. Raises BadPolicy and OSError."""
     policy = policy_of(settings)
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if settings.metrics:
-        host, _, port = settings.metrics.rpartition(":")
-        start_http_server(int(port), host or "127.0.0.1", metrics.REGISTRY)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     app = make_app(settings)
-    wrap(Control(settings, policy, app))
+    app.conf.datadir.mkdir(parents=True, exist_ok=True)  # faust makes only the last part of it
+    Control(settings, policy, app)
     # Our own logging stays, and standard output is nobody's log record at WARNING.
     worker = faust.Worker(
         app, loop=loop, loglevel=settings.log, redirect_stdouts=False, override_logging=False
@@ -295,7 +296,8 @@ def main() -> None:
     try:
         run_control(load(os.environ))
     except (BadSettings, BadPolicy, OSError) as error:
-        raise SystemExit(f"control: {error}") from None
+        print(f"mailsluice control: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG) from None
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ from schemas.codec import Malformed, encode
 from schemas.engagement import Engagement
 from schemas.identity import partition_of
 from schemas.token import MailToken, Tokens
+from streams import metrics
 from streams.edge.acked import Acked, Publish
 from streams.edge.pages import Pages, veiled
 
 PIXEL = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+_KINDS = {"/o/": "open", "/c/": "click", "/u/": "unsubscribe"}
 _TYPE = {"type": b"engagement", "version": b"1"}
 Kind = Literal["opened", "clicked", "unsubscribed", "subscribed"]
 Handler = Callable[[web.Request], Any]
@@ -207,6 +209,10 @@ class HttpEdge:
             return answer
 
     async def _headers(self, request: web.Request, answer: web.StreamResponse) -> None:
+        resource = request.match_info.route.resource
+        kind = _KINDS.get(resource.canonical[:3], "") if resource else ""
+        if kind:
+            metrics.EDGE_REQUESTS.labels("http", kind, str(answer.status)).inc()
         answer.headers.update(
             {
                 "Cache-Control": "no-store",

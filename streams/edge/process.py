@@ -11,10 +11,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from aiokafka.errors import KafkaError
+
 from agents import Out
 from schemas.token import Tokens
+from streams import probes
 from streams.admin import WrongTopology, check
-from streams.broker import Outbox, die, make_producer
+from streams.broker import EXIT_SEND_FAILED, Outbox, die, make_producer
 from streams.edge.http import HttpEdge, HttpSettings
 from streams.edge.smtp import SmtpEdge, SmtpSettings
 from streams.resolver import host_port
@@ -52,11 +55,14 @@ async def run(settings: Settings) -> None:
     )
     await http.start(*host_port(settings.edge_http))
     await smtp.start(*host_port(settings.edge_smtp))
+    side = await probes.serve(settings.metrics, lambda: True) if settings.metrics else None
     log.info("the edge listens on %s (HTTP) and %s (SMTP)", settings.edge_http, settings.edge_smtp)
     await stop.wait()
     await http.stop()
     await smtp.stop()
     await outbox.stop()
+    if side:
+        await side.cleanup()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadSettings, WrongTopology, ValueError, OSError) as error:
         print(f"mailsluice edge: {error}", file=sys.stderr)
         return EXIT_CONFIG
+    except KafkaError as error:
+        where = os.environ.get("MAILSLUICE_BROKER", "")
+        print(f"mailsluice edge: the broker {where} does not answer: {error!r}", file=sys.stderr)
+        return EXIT_SEND_FAILED
     return 0
 
 

@@ -28,6 +28,7 @@ from schemas.codec import Malformed
 from schemas.identity import partition_of
 from schemas.inbound import LARGEST, inbound_headers
 from schemas.token import BOUNCES, UNSUBSCRIBES, Tokens
+from streams import metrics
 from streams.edge.acked import Acked, Publish
 
 log = logging.getLogger("mailsluice.edge")
@@ -148,6 +149,7 @@ class SmtpEdge:
     ) -> str:
         """Take the recipient, or say why not."""
         if self.whose(address) is None:
+            metrics.EDGE_REQUESTS.labels("smtp", "recipient", "550").inc()
             return "550 5.1.1 No such address here"
         if len(envelope.rcpt_tos) >= self.settings.recipients:
             return "452 4.5.3 Too many recipients, send the rest in another mail"
@@ -174,6 +176,7 @@ class SmtpEdge:
             self.busy -= 1
             if not self.busy:
                 self._quiet.set()
+        metrics.EDGE_REQUESTS.labels("smtp", "mail", "250" if done else "451").inc()
         return "250 2.0.0 Received" if done else "451 4.3.0 Cannot store it just now, try again later"
 
     async def handle_VRFY(self, _server: Any, _session: Any, _envelope: Any, _address: str) -> str:
