@@ -5,9 +5,10 @@ not have read what came after: so a raise for one begins only when what it displ
 worker counts a lease from when it *sent* the report that the lease answers, the book from when it
 answers, so the worker stops first. Both clocks are monotonic.
 
-Invariant, per limit: the sum over workers of their largest live grant never exceeds the largest
-(policy rate - minimum) of the last ``duration`` seconds. The minimum is the floor of workers without a
-lease. While there is no lease at all, a worker may use the floor over one connection.
+Invariant, per limit: the sum over workers of their largest live grant never exceeds policy rate -
+minimum; a worker that has not read of a cut yet uses at most what the limit was before. The minimum is
+the floor of workers without a lease. While there is no lease at all, a worker may use its part of the
+floor over one connection.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ class Grant(NamedTuple):
     ends: float
 
 
+NOTHING = Grant(0.0, 0, 0.0)
+
+
+def scaled(lent: int, most: int, before: int) -> int:
+    """Connections that remain of ``lent`` when the limit goes from ``before`` down to ``most``: 1 at least."""
+    return lent if most >= before else min(lent, max(1, lent * most // before))
+
+
 @dataclass(slots=True)
 class Holder:
     """One worker on one limit. ``backlog`` by the other half of its reports (DKIM domain or source)."""
@@ -52,6 +61,10 @@ class Holder:
         """The most connections that it may have open now."""
         return max((grant.connections for grant in self.grants), default=0)
 
+    def last(self) -> Grant:
+        """What it was lent last, if that still runs."""
+        return self.grants[-1] if self.grants else NOTHING
+
     def work(self) -> int:
         """Mail it has to send: waiting, or just sent."""
         return sum(count for _, count in self.backlog.values())
@@ -68,10 +81,12 @@ class Book:
         self.duration = duration
         self.opens = start + duration
         self._holders: dict[Key, dict[str, Holder]] = {}
+        self._rooms: dict[Key, tuple[float, int]] = {}
 
     def answer(self, report: LaneReport, policies: Iterable[LanePolicy], now: float) -> list[Lease]:
         """The leases that answer ``report``: one for each limit that it falls under. ``now`` monotonic."""
-        return [self._lease(report, policy, now) for policy in policies if now >= self.opens]
+        found = [self._lease(report, policy, now) for policy in policies]
+        return [lease for lease in found if lease is not None]
 
     def outstanding(self, key: Key, now: float) -> tuple[float, int]:
         """(rate, connections) that workers may be using of a limit, beside the floor."""
@@ -83,6 +98,7 @@ class Book:
         for key in list(self._holders):
             if not self._live(key, now):
                 del self._holders[key]
+                self._rooms.pop(key, None)
 
     def _live(self, key: Key, now: float) -> dict[str, Holder]:
         holders = self._holders.setdefault(key, {})
@@ -95,18 +111,25 @@ class Book:
                 del holders[worker]
         return holders
 
-    def _lease(self, report: LaneReport, policy: LanePolicy, now: float) -> Lease:
+    def _lease(self, report: LaneReport, policy: LanePolicy, now: float) -> Lease | None:
         key: Key = (policy.kind, policy.name, policy.provider)
         holders = self._live(key, now)
         mine = holders.setdefault(report.worker, Holder(now, now))
         mine.seen = now
         other = report.dkim if policy.kind == "source" else report.source
         mine.backlog[other] = (now, report.waiting + report.attempts)
-        weight = self._weight(mine, holders)
-        connections = self._connections(mine, holders, policy.connections, weight, now)
-        free = policy.rate - policy.minimum - sum(h.rate() for h in holders.values() if h is not mine)
-        wanted = (policy.rate - policy.minimum) * weight if connections else 0.0
-        rate = max(0.0, min(wanted, free))
+        if now < self.opens:
+            # Heard, so that the first leases are shared among all.
+            return None
+        room = policy.rate - policy.minimum
+        self._scale(key, holders, room, policy.connections)
+        weight = self._weight(mine, holders, policy.connections)
+        others = [holder for holder in holders.values() if holder is not mine]
+        connections = self._connections(mine, others, policy.connections, weight, now)
+        # To go on with what one has is no raise: it waits for nothing to run out.
+        keep = min(mine.last().rate, room - sum(holder.last().rate for holder in others))
+        free = room - sum(holder.rate() for holder in others)
+        rate = max(0.0, min(room * weight, max(free, keep))) if connections else 0.0
         mine.grants.append(Grant(rate, connections, now + self.duration))
         return Lease(
             worker=report.worker,
@@ -120,26 +143,47 @@ class Book:
             duration=self.duration,
         )
 
-    def _weight(self, mine: Holder, holders: dict[str, Holder]) -> float:
-        """This worker's share: mostly by backlog, a little evenly; starved ones can use nothing."""
-        active = [holder for holder in holders.values() if holder is mine or not holder.starved()]
+    def _scale(self, key: Key, holders: dict[str, Holder], room: float, most: int) -> None:
+        """A cut scales what is lent, as it does at the workers (``Allowance``), in the order of the log."""
+        rate, connections = self._rooms.get(key, (room, most))
+        self._rooms[key] = (room, most)
+        if room >= rate and most >= connections:
+            return
+        for holder in holders.values():
+            holder.grants = [
+                Grant(
+                    grant.rate * min(1.0, room / rate) if rate > 0 else 0.0,
+                    scaled(grant.connections, most, connections),
+                    grant.ends,
+                )
+                for grant in holder.grants
+            ]
+
+    def _weight(self, mine: Holder, holders: dict[str, Holder], connections: int) -> float:
+        """This worker's share: mostly by backlog, a little evenly.
+
+        Where connections are fewer than workers, those whose turn it is not can use nothing of the rate.
+        """
+        active = list(holders.values())
+        if sum(holder.work() > 0 for holder in active) > connections:
+            active = [holder for holder in active if holder is mine or not holder.starved()]
         total = sum(holder.work() for holder in active)
         even = 1 / len(active)
         return EVEN * even + (1 - EVEN) * mine.work() / total if total else even
 
-    def _connections(
-        self, mine: Holder, holders: dict[str, Holder], most: int, weight: float, now: float
-    ) -> int:
-        """How many connections: by weight, at least one while there are any; else in turns."""
-        free = most - sum(holder.connections() for holder in holders.values() if holder is not mine)
-        waiting = [h for h in holders.values() if h is not mine and h.starved()]
-        before = mine.grants[-1].connections if mine.grants else 0
-        if before:
-            over = waiting and (not mine.work() or (before == 1 and now - mine.since >= TURN * self.duration))
-            count = 0 if over else max(0, min(free, max(1, round(most * weight))))
-        else:
-            earlier = sum(holder.since < mine.since for holder in waiting)
-            count = max(0, min(free - earlier, max(1, round(most * weight))))
+    def _connections(self, mine: Holder, others: list[Holder], most: int, weight: float, now: float) -> int:
+        """How many connections: by weight, at least one while there are any; else one each, in turns."""
+        before = mine.last().connections
+        scarce = sum(holder.work() > 0 for holder in (mine, *others)) > most
+        waiting = [holder for holder in others if holder.starved()]
+        wanted = 1 if scarce else max(1, round(most * weight))
+        free = most - sum(holder.connections() for holder in others)
+        keep = min(before, most - sum(holder.last().connections for holder in others))
+        if not before:
+            free -= sum(holder.since < mine.since for holder in waiting)
+        elif waiting and (not mine.work() or (scarce and now - mine.since >= TURN * self.duration)):
+            wanted = 0
+        count = max(0, min(wanted, max(free, keep)))
         if bool(count) != bool(before):
             mine.since = now
         return count

@@ -34,6 +34,8 @@ class Measured(NamedTuple):
     rate: float
     share: float
     throttled: int
+    attempts: int
+    streams: int
     taken: float
 
 
@@ -120,6 +122,8 @@ class Limit:
             rate=sum(count / seconds for seconds, count, _ in sums.values()),
             share=min(1.0, throttled / attempts) if attempts else float(throttled > 0),
             throttled=throttled,
+            attempts=attempts,
+            streams=len(sums),
             taken=max(newest, average) if few else newest,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agents.shape.check import refused
 from agents.shape.limit import Key, Limit, Sample
-from agents.shape.react import react, sweep
+from agents.shape.react import lower, react, sweep
 from agents.shape.rules import Law, Limits, Settings
 from schemas.lane_policy import Decision, LanePolicy
 from schemas.lane_report import LaneReport, Reply
@@ -101,7 +101,10 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     seen = limit.measured(after=limit.cut_at + law.settle)
     if not seen.throttled or seen.share < law.share or limit.rate <= limits.minimum:
         return limit, ""
-    taken = min(limit.rate, seen.taken)
+    # Few attempts say little: the cut goes by the least share that they make likely. And just after a
+    # cut not every worker has reported what it sent since.
+    rate = seen.rate if seen.streams == limit.measured().streams else limit.rate
+    taken = min(limit.rate, max(seen.taken, rate * (1 - lower(seen.throttled, seen.attempts, z=1.0))))
     # A limit that was hardly used tells little; one that never bound yet (a DKIM domain) tells nothing.
     deepest = law.deepest * (limit.rate if limit.reason else taken)
     # The first time, growth has gone past the mark by all that was lent before the first reply.

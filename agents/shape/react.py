@@ -44,7 +44,7 @@ def react(
 def sweep(limit: Limit, limits: Limits, rules: Sweep, now: float) -> tuple[Limit, str]:
     """Rules over all replies together; the tally starts again after each."""
     tally, fresh = limit.tally, Tally(since=now)
-    if tally.delivered >= rules.delivered and _lower(tally.complaints, tally.delivered) > rules.complaints:
+    if tally.delivered >= rules.delivered and lower(tally.complaints, tally.delivered) > rules.complaints:
         reason = f"{tally.complaints} complaints in {tally.delivered} deliveries: no growth for now"
         return replace(limit, tally=fresh, frozen_until=now + rules.freeze, reason=reason), "freeze"
     if tally.attempts < rules.attempts:
@@ -59,8 +59,9 @@ def sweep(limit: Limit, limits: Limits, rules: Sweep, now: float) -> tuple[Limit
     return limit, ""
 
 
-def _lower(hits: int, of: int) -> float:
-    """Lower end of the 95 % Wilson interval of hits / of: few complaints by chance freeze nobody."""
-    share, z = min(1.0, hits / of), 1.96
+def lower(hits: int, of: int, z: float = 1.96) -> float:
+    """Lower end of the Wilson interval of hits / of (z 1.96: 95 %): what few do by chance counts little."""
+    of = max(1, of)
+    share = min(1.0, hits / of)
     spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     return (share + z * z / (2 * of) - spread) / (1 + z * z / of)
