@@ -13,8 +13,8 @@ from schemas.lane_policy import Decision, LanePolicy
 from schemas.lane_report import LaneReport, Reply
 
 State = Mapping[Key, Limit]
-SOURCE_SCOPES = frozenset({"", "source", "ip", "lane", "provider"})
-SIGNER_SCOPES = frozenset({"signer", "dkim", "signing", "signing_domain", "signing-domain"})
+SOURCE_SCOPES = frozenset({"", "source"})
+SIGNER_SCOPES = frozenset({"dkim"})
 """A reply acts at its own scope: whatever is in neither set slows no lane."""
 
 

@@ -104,7 +104,7 @@ def test_at_most_one_cut_in_the_time_and_not_for_mail_sent_before_it():
     assert decide(report(10, slow()), state, early, NOW + 1.0)[0] == []
 
 
-@pytest.mark.parametrize("scope", ["address", "recipient", "domain", "content", "tenant"])
+@pytest.mark.parametrize("scope", ["address", "domain", "content", "config"])
 def test_a_reply_of_another_scope_slows_no_lane(scope):
     found, state = decide(report(5, slow(5, scope=scope)), {KEY: limit()}, SETTINGS, NOW)
     assert found == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
+from agents.shape.policy import SIGNER_SCOPES, SOURCE_SCOPES
 from agents.shape.rules import BadPolicy, parse_policy
 from schemas.lanes import LANES
 
@@ -36,6 +39,17 @@ def test_production_keeps_the_pace_of_the_field():
     orange = settings.limits("orange")
     assert (orange.connections, orange.per_connection) == (2, 100)
     assert settings.limits("nobody.example") == settings.default
+
+
+@pytest.mark.parametrize("name", ["policy.toml", "demo.toml"])
+def test_every_reaction_names_replies_that_exist_and_reach_a_lane(name):
+    """A reaction that no reply can trigger is dead: a reply of another scope never comes to a limit."""
+    rules = tomllib.loads((SHAPE.parents[1] / "schemas" / "replies.toml").read_text())["rule"]
+    lane = [rule for rule in rules if rule["scope"] in SOURCE_SCOPES | SIGNER_SCOPES]
+    for reaction in parse_policy((SHAPE / name).read_text()).reactions:
+        for want in reaction.rules:
+            assert any(fnmatchcase(rule["name"], want) for rule in lane), f"{reaction.name}: {want}"
+        assert set(reaction.classes) <= {rule["class"] for rule in lane}, reaction.name
 
 
 def test_a_dkim_domain_has_room_for_several_sources():
