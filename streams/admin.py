@@ -93,7 +93,7 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
                     applied.created.append(name)
         if applied.faults:
             raise WrongTopology("could not create: " + "; ".join(applied.faults))
-        await _wait_for_leaders(admin, wanted, partitions, seconds)
+        await _wait_for_leaders(admin, wanted, partitions, seconds, exact=old is None)
     finally:
         await admin.close()
     if old is None:
@@ -110,8 +110,9 @@ _LANES = (
 
 
 async def _wait_for_leaders(
-    admin: AIOKafkaAdminClient, wanted: dict[str, Topic], partitions: int, seconds: float
+    admin: AIOKafkaAdminClient, wanted: dict[str, Topic], partitions: int, seconds: float, exact: bool
 ) -> None:
+    """``exact``: the topology is about to be written, so P must be what producers see, not less."""
     end = time.monotonic() + seconds
     while True:
         found = await admin.describe_topics(list(wanted))
@@ -121,7 +122,7 @@ async def _wait_for_leaders(
             count = len(topic["partitions"])
             if topic["error_code"] or any(p["error_code"] or p["leader"] < 0 for p in topic["partitions"]):
                 waiting.append(topic["topic"])
-            elif count < expected:
+            elif count < expected or (exact and count != expected):
                 wrong.append(f"{topic['topic']} has {count} partitions instead of {expected}")
         if wrong:
             raise WrongTopology("; ".join(wrong) + ". Changing P means: drain, delete the topics, apply")

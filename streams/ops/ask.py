@@ -54,7 +54,8 @@ def asked(broker: str | None = None, prefix: str | None = None) -> Settings:
 def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
     """Do ``work`` against the broker. Raises ClickException (exit code 1) where broker or topics are missing."""
     # aiokafka tells every failed connection; the one sentence below says it once.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    for name in ("aiokafka", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return asyncio.run(_reached(settings, work))
     except BrokerAbsent as error:
@@ -82,7 +83,7 @@ async def reach(bootstrap: str, seconds: float = PATIENCE) -> None:
     why = "no server is named"
     for server in bootstrap.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
             why = f"{server!r} is not HOST:PORT"
             continue
         try:
@@ -90,8 +91,8 @@ async def reach(bootstrap: str, seconds: float = PATIENCE) -> None:
                 _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except TimeoutError:
             why = f"no answer within {seconds:.0f} s"
-        except (OSError, OverflowError) as error:
-            why = os.strerror(error.errno) if getattr(error, "errno", 0) else str(error)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         else:
             writer.close()
             return

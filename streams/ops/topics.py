@@ -52,6 +52,8 @@ def apply(
     """
     settings = asked(broker, prefix)
     wanted: dict[str, Any] = {"partitions": partitions, "replication": replication}
+    # One record is written: no need for an idempotent producer, which the embedded broker does not know.
+    wanted["broker_idempotent"] = False
     settings = replace(settings, **{name: value for name, value in wanted.items() if value is not None})
     applied, topology = run(settings, _apply(settings))
     if as_json:
