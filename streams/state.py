@@ -163,6 +163,7 @@ class StateFiles:
 
     async def open(self, partition: int) -> PartitionState:
         """The partition's state, read to its end."""
+        await self.close(partition)  # a revoke that ran out of time may have left it open
         identity = f"{self._topic}/{partition} of {self._partitions}"
         store = Store(self._directory / f"{self._topic}-{partition}.sqlite", identity)
         state = PartitionState(self._topic, partition, store, self._follower, **self._options)

@@ -408,7 +408,12 @@ class Deliver:
         """Journal an outcome; before it, where the mail is to be tried again, its next ladder record."""
         mail.stage = "ended"
         now = self._clock()
-        state = self._state[mail.partition]
+        state = self._state.get(mail.partition)
+        if state is None:
+            # A revoke ran out of time: the record is done again by its new owner, who should know this.
+            self._mails.pop(mail.id, None)
+            self.journal.late(mail, outcome)
+            return
         age = now - mail.received if mail.received else 0.0
         due = now + retry_delay(mail.attempt, self._settings, self._random())
         if again and mail.expires and due >= mail.expires:

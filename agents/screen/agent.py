@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -56,13 +58,18 @@ class Screen:
         self._rungs = rungs
         self._clock = clock
         self._state: dict[int, State] = {}
+        self._open: Counter[int] = Counter()
+        """Rows written and not acknowledged, by partition."""
 
     async def assigned(self, partition: int) -> None:
         """Read the partition's rows to their end."""
         self._state[partition] = await self._rows.open(partition)
 
     async def revoked(self, partition: int) -> None:
-        """Nothing is decided any more; what was, goes on when its rows are acknowledged or is done again."""
+        """What was decided goes out first: a row that lands behind the next owner's reading could differ from
+        what that one decides. The runner bounds the wait."""
+        while self._open[partition]:
+            await asyncio.sleep(0.005)
         if self._state.pop(partition, None) is not None:
             await self._rows.close(partition)
 
@@ -102,6 +109,7 @@ class Screen:
         def written() -> None:
             nonlocal waiting
             waiting -= 1
+            self._open[partition] -= 1
             if not waiting and output is not None and self._state.get(partition) is state:
                 ticket.emit(output)
                 ticket.done()
@@ -110,6 +118,7 @@ class Screen:
         for key in keys:
             row = row_for(key, mail, decision, reason, self._settings, now)
             output = output or self._output(record, mail, row, partition, now)
+            self._open[partition] += 1
             state.put(ticket, key.encode(), encode(row), written)
 
     def _output(self, record: Record, mail: Candidate, row: GateRow, partition: int, now: float) -> Out:
