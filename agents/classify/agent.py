@@ -1,0 +1,141 @@
+"""mail-outcomes, mail-inbound, mail-engagement -> mail-events, and sums to mail-lane-reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from agents import Out, Stage, Ticket
+from agents.classify.book import Book
+from agents.classify.dsn import parse_mail
+from agents.classify.feedback import Sums
+from agents.classify.policy import Owner, Settings, of_engagement, of_outcome, owner_of
+from agents.classify.returns import of_report
+from agents.classify.tokens import named_mail, quoted_owner, writer
+from schemas.codec import Malformed, Record, decode, encode
+from schemas.event import MailEvent
+from schemas.outcome import Outcome
+from schemas.reply import Meaning, Rules, classify
+from schemas.token import UNSUBSCRIBES, Tokens
+
+STAGE = Stage(
+    name="classify",
+    question="What does this reply, report, click mean?",
+    consumes=("mail-outcomes", "mail-inbound", "mail-engagement"),
+    emits=("mail-events", "mail-lane-reports", "mail-inbound"),
+    twins=False,
+    state="a book of delivered mail; its truth is mail-outcomes",
+)
+_EVENT = {"type": b"event", "version": b"1"}
+_REPORT = {"type": b"lane_report", "version": b"1"}
+_ROW, _READ = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Owner)
+
+
+class Classify:
+    """``book`` opens a partition's book; ``clock`` is Unix seconds; ``worker`` names this process in reports.
+
+    Without ``tokens`` a report counts only where the edge found its token in the address it came to.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        book: Callable[[int], Book],
+        clock: Callable[[], float],
+        tokens: Tokens | None = None,
+        partitions: int = 0,
+        worker: str = "classify",
+        settings: Settings | None = None,
+    ) -> None:
+        self._rules = rules
+        self._book = book
+        self._clock = clock
+        self._tokens = tokens
+        self._partitions = partitions
+        self._settings = settings or Settings()
+        self._books: dict[int, Book] = {}
+        self._sums = Sums(worker)
+
+    async def assigned(self, partition: int) -> None:
+        """Open the partition's book."""
+        self._books[partition] = self._book(partition)
+
+    async def revoked(self, partition: int) -> None:
+        """Close it: nothing is in work between batches."""
+        book = self._books.pop(partition, None)
+        if book is not None:
+            book.close()
+
+    async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
+        """Every record through; what was delivered is in the book's file before any offset is."""
+        book = self._books[partition]
+        outs: list[tuple[Ticket, Out | None]] = []
+        for ticket in tickets:
+            try:
+                outs.append((ticket, self._step(ticket.record, book)))
+            except Malformed as error:
+                ticket.reject(error.code, error.detail)
+        book.commit(self._clock())
+        for ticket, out in outs:
+            if out is not None:
+                ticket.emit(out)
+            ticket.done()
+
+    def flush(self, now: float) -> list[Out]:
+        """The sums since the last call, to be published; ``now`` in Unix seconds. Call it once a second."""
+        return [Out("mail-lane-reports", encode(r), _REPORT, None, 0) for r in self._sums.reports(now)]
+
+    def _step(self, record: Record, book: Book) -> Out | None:
+        if record.topic == "mail-outcomes":
+            return _out(self._outcome(decode(record, "outcome"), book), record.partition)
+        if record.topic == "mail-engagement":
+            act = decode(record, "engagement")
+            event = of_engagement(act, _owner(book, act.mail), self._settings)
+            self._sums.add(event)
+            return _out(event, record.partition)
+        return self._inbound(record, book)
+
+    def _outcome(self, outcome: Outcome, book: Book) -> MailEvent | None:
+        if outcome.state == "delivered":
+            row = _ROW.encode(owner_of(outcome))
+            book.remember(outcome.id, row, outcome.time + self._settings.remembered)
+        return of_outcome(outcome)
+
+    def _inbound(self, record: Record, book: Book) -> Out | None:
+        raw, mail, partition = record.value or b"", record.text("id"), record.partition
+        report = parse_mail(raw)
+        if not mail and report.kind in ("dsn", "arf") and self._tokens:
+            mail, partition = named_mail(raw, self._tokens) or ("", partition)
+            if mail and partition != record.partition and partition < self._partitions:
+                # The mail's own partition has its book and its recipient's suppressions.
+                headers = {**record.headers, "id": mail.encode()}
+                return Out("mail-inbound", raw, headers, None, partition)
+        owner = self._owner(book, mail, raw)
+        if mail and record.text("rcpt_to").lower().startswith(UNSUBSCRIBES):
+            if report.kind in ("reply", "other"):
+                report = msgspec.structs.replace(report, kind="unsubscribe")  # whatever its subject says
+            owner = owner or writer(report.sender, record.partition, self._partitions)
+        event = of_report(report, mail, owner, record.number("time", record.timestamp / 1000), self._meaning)
+        if event is not None:
+            self._sums.add(event)
+        return _out(event, record.partition)
+
+    def _owner(self, book: Book, mail: str, raw: bytes) -> Owner | None:
+        if not mail:
+            return None
+        return _owner(book, mail) or (quoted_owner(raw, mail, self._tokens) if self._tokens else None)
+
+    def _meaning(self, reply: str, mx: str, provider: str) -> Meaning:
+        return classify(self._rules, reply, mx=mx, provider=provider)
+
+
+def _owner(book: Book, mail: str) -> Owner | None:
+    row = book.find(mail)
+    return None if row is None else _READ.decode(row)
+
+
+def _out(event: MailEvent | None, partition: int) -> Out | None:
+    if event is None:
+        return None
+    return Out("mail-events", encode(event), _EVENT, event.to.encode(), partition)

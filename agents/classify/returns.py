@@ -1,0 +1,109 @@
+"""What a mail that came back means, as an event. Pure.
+
+Only what is verified counts against an address: ``owner`` is the row of the mail that a token named, or
+None, and then nothing that follows from the report can suppress anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from agents.classify.dsn import Recipient, Report
+from agents.classify.policy import Owner
+from schemas.event import MailEvent
+from schemas.identity import event_id
+from schemas.reply import Meaning
+
+Classifier = Callable[[str, str, str], Meaning]
+"""(reply, mx, provider) -> what it means."""
+
+
+def of_report(
+    report: Report, mail: str, owner: Owner | None, time: float, meaning: Classifier
+) -> MailEvent | None:
+    """The event of a mail that came back about ``mail``; None where it says nothing.
+
+    ``owner`` None: no token names the mail, so it is told but counts against nobody.
+    """
+    base = _about(mail, owner, time)
+    match report.kind:
+        case "dsn":
+            return _of_dsn(report, base, owner, meaning)
+        case "arf" if report.complaint and report.complaint.counts:
+            return _checked(
+                replace(base, kind="complained", id=event_id(mail, "complained", "" if owner else f"{time:.3f}"), action="complaint",
+                        reason=report.complaint.feedback, klass="complaint"), owner
+            )  # fmt: skip
+        case "unsubscribe" if owner:
+            return replace(base, kind="unsubscribed", reason="mailto", action="unsubscribe",
+                           id=event_id(mail, "unsubscribed", f"{time:.3f}"))  # fmt: skip
+        case "reply" if owner:
+            return replace(base, kind="replied", id=event_id(mail, "replied", f"{time:.3f}"), action="none")
+    return None
+
+
+def _about(mail: str, owner: Owner | None, time: float) -> MailEvent:
+    known = owner or Owner(to="")
+    return MailEvent(
+        id="", kind="replied", mail=mail, time=time, tenant=known.tenant, campaign=known.campaign,
+        stream=known.stream, to=known.to, origin=known.origin, provider=known.provider,
+        source=known.source, dkim=known.dkim,
+    )  # fmt: skip
+
+
+def _of_dsn(report: Report, base: MailEvent, owner: Owner | None, meaning: Classifier) -> MailEvent | None:
+    found = _concerned(report.recipients, base.to)
+    if found is None:
+        return None
+    said = meaning(found.reply or found.status, found.mta, base.provider)
+    failed = found.action == "failed"
+    event = replace(
+        base,
+        kind="bounced" if failed else "deferred",
+        # One bounce per mail, however often it is reported; strangers' reports each stand for themselves.
+        id=event_id(
+            base.mail, "bounced" if failed else "deferred", "dsn", "" if owner else f"{base.time:.3f}"
+        ),
+        reason="late_dsn" if failed else "late_delay",
+        reply=found.reply[:2000],
+        klass=said.klass,
+        scope=said.scope,
+        rule=said.rule,
+        action=_action(said, failed),
+        terminal=failed,
+    )
+    return _checked(event, owner)
+
+
+def _concerned(recipients: tuple[Recipient, ...], to: str) -> Recipient | None:
+    """The failed, else the delayed recipient, our own first: a mail of ours has one, the rest are forwards."""
+    for action in ("failed", "delayed"):
+        those = [r for r in recipients if r.action == action]
+        mine = [r for r in those if r.address.lower() == to]
+        if those:
+            return (mine or those)[0]
+    return None
+
+
+def _action(said: Meaning, failed: bool) -> str:
+    if not failed:
+        return "retry"
+    if said.action == "retry":  # they tried for days: it counts, but no single one of these suppresses
+        return "soft" if said.scope in ("address", "domain") else "hold"
+    return "hold" if said.action in ("slow", "none") else said.action
+
+
+def _checked(event: MailEvent, owner: Owner | None) -> MailEvent:
+    """Without a verified token: an event for information, about nobody."""
+    if owner is not None:
+        return event
+    return replace(
+        event,
+        to="",
+        action="none",
+        detail=f"{event.reason}: no token of ours names the mail, so it counts against nobody",
+        reason="unverified",
+        terminal=False,
+    )
