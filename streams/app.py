@@ -337,7 +337,12 @@ class App:
         directory = self.settings.state / stage.name
         directory.mkdir(parents=True, exist_ok=True)
         agent = Classify(
-            read_rules(), lambda partition: SqliteBook(directory / f"book-{partition}.sqlite"), time.time
+            read_rules(),
+            lambda partition: SqliteBook(directory / f"book-{partition}.sqlite"),
+            time.time,
+            self._tokens(),
+            self.partitions,
+            worker_name(),
         )
 
         def flush() -> None:
@@ -370,6 +375,11 @@ class App:
             rewrite=self.publish,
         )
         return Score(states, score_policy.Settings(), time.time)
+
+
+def worker_name() -> str:
+    """Names this incarnation of the process, in reports and leases."""
+    return f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
 
 
 class Meanings:
