@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -51,11 +51,37 @@ def make_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-def make_group_consumer(settings: Settings, group: str, fetch: int) -> AIOKafkaConsumer:
+class _First:
+    """A cluster of which only the first ``partitions`` of each topic are seen."""
+
+    def __init__(self, cluster: Any, partitions: int) -> None:
+        self._cluster = cluster
+        self._partitions = partitions
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        found = self._cluster.partitions_for_topic(topic)
+        return None if found is None else {number for number in found if number < self._partitions}
+
+
+def range_over(partitions: int) -> type[RangePartitionAssignor]:
+    """The range assignor over the partitions below P: partition p of every topic lands on one worker.
+
+    The plain one divides each topic by what the broker shows: partitions added to one topic would
+    separate it from the others, and two workers would own the same partition number.
+    """
+
+    class FirstRange(RangePartitionAssignor):
+        @classmethod
+        def assign(cls, cluster: Any, members: Any) -> Any:
+            return super().assign(cast(Any, _First(cluster, partitions)), members)
+
+    return FirstRange
+
+
+def make_group_consumer(settings: Settings, group: str, fetch: int, partitions: int) -> AIOKafkaConsumer:
     """A member of a consumer group. ``fetch``: bytes fetched per partition and request.
 
-    Range assignor: partition p of every topic of a stage lands on one worker. Resets are "none": a
-    position outside the log is an error to be told, not a reason to skip.
+    Resets are "none": a position outside the log is an error to be told, not a reason to skip.
     """
     return AIOKafkaConsumer(
         bootstrap_servers=settings.broker.split(","),
@@ -63,7 +89,7 @@ def make_group_consumer(settings: Settings, group: str, fetch: int) -> AIOKafkaC
         group_id=settings.prefix + "mailsluice-" + group,
         enable_auto_commit=False,
         auto_offset_reset="none",
-        partition_assignment_strategy=(RangePartitionAssignor,),
+        partition_assignment_strategy=(range_over(partitions),),
         session_timeout_ms=int(settings.session * 1000),
         heartbeat_interval_ms=max(100, int(settings.session * 1000 / 6)),
         rebalance_timeout_ms=60_000,
@@ -114,6 +140,8 @@ class Outbox:
         self._dead = False
         self.unacked = 0
         self.unacked_bytes = 0
+        self.trial: object | None = None
+        """What the one runner of this process has in work that tries a record alone (it crashed before)."""
         self.limit = 20_000
         self.limit_bytes = 64_000_000
 
@@ -168,7 +196,8 @@ class Outbox:
                         prefix + out.topic,
                         value,
                         key=out.key,
-                        partition=0 if out.partition is None else out.partition,
+                        # Without a key aiokafka would choose at random: such topics have one partition.
+                        partition=0 if out.partition is None and out.key is None else out.partition,
                         headers=header_list(out.headers),
                     )
                 except asyncio.CancelledError:
@@ -188,14 +217,21 @@ class Outbox:
         self.unacked -= 1
         self.unacked_bytes -= len(out.value or b"")
         if acked is not None and not self._dead:
-            acked(future.result().offset)
+            try:
+                acked(future.result().offset)
+            except Exception as raised:  # asyncio would only log it, and what it was to do would be missing
+                self.end(70, f"the answer to a record of {out.topic} could not be worked on", raised)
         if self.unacked == 0:
             self._idle.set()
 
     def _fail(self, out: Out, error: BaseException) -> None:
+        self.end(EXIT_SEND_FAILED, f"could not write to {out.topic}", error)
+
+    def end(self, code: int, why: str, error: BaseException) -> None:
+        """End the process: nothing more is written or acknowledged."""
         self._dead = True
         self._queue.clear()
-        self._die(EXIT_SEND_FAILED, f"could not write to {out.topic}: {type(error).__name__}: {error}")
+        self._die(code, f"{why}: {type(error).__name__}: {error}")
 
 
 async def started(consumer: AIOKafkaConsumer, seconds: float = 30.0) -> AIOKafkaConsumer:

@@ -6,6 +6,10 @@ each measured and each with a test in tests/streams/test_runner_*.py:
 
 - records of a new assignment can come out before ``on_partitions_assigned`` has ended: a batch counts
   only if its poll began after the partition was opened and sought; else the partition is sought back;
+- no heartbeat goes out while ``on_partitions_assigned`` runs: partitions are opened (state read to its
+  end, which may take minutes) in a task of their own, and the callback returns at once;
+- a consumer that does not call ``getmany`` leaves its group and never comes back: it is called also when
+  nothing has room or nothing is ours;
 - ``getmany`` waits for an assignment without a time-out: no lock is held around it;
 - ``pause()`` throws the prefetch away: nothing is ever paused; only partitions with room are polled;
 - the twins (transactional) are polled first, and each partition has a line of its own, so that a stage
@@ -15,6 +19,7 @@ each measured and each with a test in tests/streams/test_runner_*.py:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -47,6 +52,12 @@ CRASHES_ALONE = 3
 """Starts that ended at one position after which its records are tried one at a time."""
 CRASHES_BURIED = 2
 """Starts that ended with the record tried alone, after which it is dead-lettered."""
+NOWHERE = TopicPartition("", 0)
+"""Polled where nothing has room: it keeps the membership and takes no record."""
+FAILING = 30.0
+"""Seconds for which every read may fail (the client retries an outage by itself) before the process ends."""
+CHAIN_SLICES = 4
+"""Slices that may wait for a chained stage before the stage before it waits."""
 
 
 class LogGone(Exception):
@@ -64,9 +75,15 @@ class Line:
     next: int
     opened_at_poll: int
     crashes: int = 0
-    """Starts at this position that ended without progress."""
+    """Starts at this position that took a record and ended without progress."""
     alone: int = 0
     """Records still to be tried one at a time."""
+    counted_at: int = -1
+    """The position that ``crashes`` is about."""
+    begun: bool = False
+    """This start is counted in ``crashes`` already."""
+    tried: int = 0
+    """The poll that last asked for a record to be tried alone."""
     bury: bool = False
     """The next record killed the process when tried alone: it goes to the dead letters unseen."""
     hole: int = -1
@@ -105,7 +122,7 @@ class Runner(ConsumerRebalanceListener):
         ownership: Ownership | None = None,
         fetch: int = 1_048_576,
         clock: Callable[[], float] = time.time,
-        make: Callable[[Settings, str, int], AIOKafkaConsumer] = make_group_consumer,
+        make: Callable[[Settings, str, int, int], AIOKafkaConsumer] = make_group_consumer,
     ) -> None:
         self.stage = stage
         self.agent = agent
@@ -117,11 +134,15 @@ class Runner(ConsumerRebalanceListener):
         self._partitions = partitions
         self._fatal = fatal
         self._clock = clock
-        self._consumer: AIOKafkaConsumer = make(settings, group or stage.name, fetch)
+        self._consumer: AIOKafkaConsumer = make(settings, group or stage.name, fetch, partitions)
         self._shares: dict[int, Share] = {}
         self._poll = 0
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._behind: list[deque[Work]] = []
+        self._stray = 0
         self._names = {settings.topic(topic): topic for topic in stage.topics}
         self._in = {topic: metrics.RECORDS_IN.labels(stage.name, topic) for topic in stage.topics}
         self._busy = metrics.STAGE_SECONDS.labels(stage.name)
@@ -142,6 +163,7 @@ class Runner(ConsumerRebalanceListener):
         """Settle what is in work (``drain`` seconds), commit, leave the group."""
         self._stopping = True
         await self._close_shares()
+        metrics.OWNED.labels(self.stage.name).set(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -155,6 +177,7 @@ class Runner(ConsumerRebalanceListener):
         """
         queue: deque[Work] = deque()
         wake = asyncio.Event()
+        before._behind.append(queue)
 
         def take(out: Out, acked: Callable[[], None]) -> None:
             now = int(self._clock() * 1000)
@@ -167,10 +190,13 @@ class Runner(ConsumerRebalanceListener):
                 await wake.wait()
                 wake.clear()
                 while queue:
-                    works = [queue.popleft() for _ in range(min(len(queue), self.stage.slice))]
+                    partition = queue[0].record.partition
+                    works: list[Work] = []
+                    while queue and len(works) < self.stage.slice and queue[0].record.partition == partition:
+                        works.append(queue.popleft())
                     self._in[works[0].record.topic].inc(len(works))
                     begun = time.perf_counter()
-                    await hand(self.agent, self.desk, works, works[0].record.partition)
+                    await hand(self.agent, self.desk, works, partition)
                     self._busy.inc(time.perf_counter() - begun)
                     await asyncio.sleep(0)
 
@@ -188,45 +214,52 @@ class Runner(ConsumerRebalanceListener):
             return
         error = task.exception()
         code = EXIT_LOG_GONE if isinstance(error, LogGone) else EXIT_BUGS
+        if code == EXIT_BUGS:
+            log.error("stage %s: %s", self.stage.name, task.get_name(), exc_info=error)
         self._fatal(code, f"stage {self.stage.name}: {task.get_name()} ended: {error!r}")
 
     # -- reading ------------------------------------------------------------------------------
 
     async def _poll_loop(self) -> None:
-        consumer = self._consumer
+        failing_since = None
         while not self._stopping:
             urgent, bulk = self._with_room()
-            if not bulk and not urgent:
-                if any(
-                    line.alone and not line.mark.span
-                    for s in self._shares.values()
-                    for line in s.lines.values()
-                ):
-                    await self._commit()
-                await asyncio.sleep(0.01)
-                continue
             self._poll += 1
             poll = self._poll
-            found: dict[TopicPartition, list[Any]] = {}
             try:
-                if urgent:
-                    found = await consumer.getmany(*urgent, timeout_ms=0, max_records=self.stage.slice)
-                if not found:
-                    found = await consumer.getmany(
-                        *urgent, *bulk, timeout_ms=50, max_records=self.stage.slice * 2
-                    )
+                found = await self._read(urgent, bulk)
+                failing_since = None
             except OffsetOutOfRangeError as error:
                 raise LogGone(
                     f"stage {self.stage.name}: its position lies outside the log ({error}): the topic was made anew "
                     "or its records were deleted. To read it from its start, delete the group's offsets"
                 ) from error
             except KafkaError as error:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > FAILING:
+                    raise
                 log.warning("stage %s could not read: %r; trying again", self.stage.name, error)
                 await asyncio.sleep(0.3)
                 continue
+            if found:
+                await self._note_begun(found, poll)
             for tp, messages in found.items():
                 self._take(tp, messages, poll)
             await asyncio.sleep(0)
+
+    async def _read(
+        self, urgent: list[TopicPartition], bulk: list[TopicPartition]
+    ) -> dict[TopicPartition, list[Any]]:
+        consumer, size = self._consumer, self.stage.slice
+        if not urgent and not bulk:
+            found: dict[TopicPartition, list[Any]] = await consumer.getmany(NOWHERE, timeout_ms=0)
+            await asyncio.sleep(0.01)
+            return found
+        if urgent:
+            found = await consumer.getmany(*urgent, timeout_ms=0, max_records=size)
+            if found:
+                return found
+        return dict(await consumer.getmany(*urgent, *bulk, timeout_ms=50, max_records=size * 2))
 
     def _with_room(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
         urgent: list[TopicPartition] = []
@@ -234,20 +267,32 @@ class Runner(ConsumerRebalanceListener):
         if self.outbox.full:
             return urgent, bulk
         stage, limit = self.stage, self.settings.window_bytes
+        suspects: list[Line] = []
         for share in self._shares.values():
             if share.stopping or share.task is None:
                 continue
             waiting = len(share.bulk) + len(share.urgent) > stage.slice * 4
             for line in share.lines.values():
-                if line.alone and (line.mark.span or line.mark.position != line.committed):
-                    continue  # one at a time, each committed before the next: the guilty one shows itself
                 if line.mark.span >= stage.window or line.in_work_bytes >= limit:
                     continue
-                if line.name.endswith(NOW):
+                if line.alone:
+                    suspects.append(line)
+                elif line.name.endswith(NOW):
                     urgent.append(line.tp)
                 elif not waiting:
                     bulk.append(line.tp)
+        if suspects and self.outbox.trial is None:
+            # One record in the whole process, in turns: the guilty one shows itself, no innocent is buried.
+            suspect = min(suspects, key=lambda line: line.tried)
+            if not suspect.mark.span:
+                suspect.tried = self._poll + 1
+                bulk.append(suspect.tp)
         return urgent, bulk
+
+    def _line(self, tp: TopicPartition, poll: int) -> Line | None:
+        share = self._shares.get(tp.partition)
+        line = share.lines.get(tp.topic) if share is not None and not share.stopping else None
+        return line if line is not None and poll >= line.opened_at_poll else None
 
     def _take(self, tp: TopicPartition, messages: list[Any], poll: int) -> None:
         share = self._shares.get(tp.partition)
@@ -258,12 +303,13 @@ class Runner(ConsumerRebalanceListener):
         first = messages[0].offset
         if poll < line.opened_at_poll or (first > line.next and line.hole != first):
             # A batch of a poll that began before the partition was open, or the hole that dropping one
-            # left: go back to our own place. The same hole twice is in the log itself.
+            # left: go back to our own place. The same hole twice is in the log itself: the marks of a
+            # transactional producer are offsets without a record.
             line.hole = first
             self._consumer.seek(tp, line.next)
             return
         if first > line.next:
-            log.error("%s: offsets %d to %d are missing in the log", tp, line.next, first - 1)
+            log.info("%s: offsets %d to %d hold no records", tp, line.next, first - 1)
             line.next = first
         queue = share.urgent if name.endswith(NOW) else share.bulk
         taken = 0
@@ -274,7 +320,7 @@ class Runner(ConsumerRebalanceListener):
         for message in messages:
             if message.offset < line.next:
                 continue
-            if line.alone and line.mark.span:
+            if line.alone and (line.mark.span or self.outbox.trial not in (None, line)):
                 self._consumer.seek(tp, message.offset)
                 break
             try:
@@ -299,6 +345,8 @@ class Runner(ConsumerRebalanceListener):
                     raw_headers(message.headers),
                 )
                 bad = error
+            if line.alone:
+                self.outbox.trial = line
             line.mark.take(message.offset)
             line.next = message.offset + 1
             line.in_work_bytes += len(message.value or b"")
@@ -323,6 +371,8 @@ class Runner(ConsumerRebalanceListener):
         line.mark.finish(offset)
         line.in_work_bytes -= len(work.record.value or b"")
         share.works.pop((line.tp.topic, offset), None)
+        if self.outbox.trial is line:
+            self._hurry.set()  # committed at once: a crash from here on is not this record's
 
     # -- working ------------------------------------------------------------------------------
 
@@ -333,7 +383,7 @@ class Runner(ConsumerRebalanceListener):
                 share.wake.clear()
                 await share.wake.wait()
                 continue
-            if self.outbox.full:
+            if self.outbox.full or self._chain_full():
                 await asyncio.sleep(0.005)
                 continue
             queue = share.urgent or share.bulk
@@ -343,6 +393,9 @@ class Runner(ConsumerRebalanceListener):
             self._busy.inc(time.perf_counter() - begun)
             await asyncio.sleep(0)
 
+    def _chain_full(self) -> bool:
+        return any(len(queue) > self.stage.slice * CHAIN_SLICES for queue in self._behind)
+
     # -- ownership ----------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
@@ -350,13 +403,24 @@ class Runner(ConsumerRebalanceListener):
         await self._close_shares()
 
     async def _close_shares(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None and not opening.done():
+            opening.cancel()
+            await asyncio.wait({opening}, timeout=self.settings.drain)
         shares = list(self._shares.values())
         for share in shares:
             share.stopping = True
             share.wake.set()
         if shares:
             await asyncio.gather(*(self._close(share) for share in shares))
-            await self._commit()
+            try:
+                async with asyncio.timeout(self.settings.drain):
+                    await self._commit()
+            except TimeoutError:
+                log.warning("stage %s could not commit: the broker does not answer", self.stage.name)
+        for share in shares:
+            if self.outbox.trial in share.lines.values():
+                self.outbox.trial = None
         self._shares.clear()
         self.ownership.turn()
         metrics.OWNED.labels(self.stage.name).set(0)
@@ -368,11 +432,9 @@ class Runner(ConsumerRebalanceListener):
                     await asyncio.wait({share.task}, timeout=self.settings.drain / 2)
                     share.task.cancel()
                 await self.agent.revoked(share.partition)
-                # Records never started are simply not committed; those with outputs on the way may finish.
-                unstarted = {id(work) for work in (*share.urgent, *share.bulk)}
-                for work in list(share.works.values()):
-                    while id(work) not in unstarted and not work.kept and not work.finished:  # noqa: ASYNC110
-                        await asyncio.sleep(0.005)
+                # What is done but for its acknowledgements may finish; all else is simply not committed.
+                while any(work.leaving for work in share.works.values()):
+                    await asyncio.sleep(0.005)
         except TimeoutError:
             log.warning(
                 "stage %s partition %d did not settle in time; its work is done again",
@@ -383,41 +445,28 @@ class Runner(ConsumerRebalanceListener):
             log.exception("stage %s partition %d failed to close", self.stage.name, share.partition)
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """aiokafka: these partitions are ours now. Opens them before any record of them counts."""
-        try:
-            await self._open_shares(set(assigned))
-        except LogGone as error:
-            self._fatal(EXIT_LOG_GONE, str(error))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.exception("stage %s could not open its partitions", self.stage.name)
-            self._fatal(EXIT_BUGS, f"stage {self.stage.name} could not open its partitions: {error!r}")
-
-    async def _open_shares(self, assigned: set[TopicPartition]) -> None:
+        """aiokafka: these partitions are ours now. Returns at once: no heartbeat is sent before."""
         epoch = self.ownership.turn()
+        if self._stopping:
+            return
+        self._opening = asyncio.create_task(self._open(set(assigned), epoch), name=f"{self.stage.name}-open")
+        self._opening.add_done_callback(self._share_ended)
+
+    async def _open(self, assigned: set[TopicPartition], epoch: int) -> None:
+        """Open what was assigned; no record of it counts before. Cancelled when a rebalance overtakes it."""
         mine = {tp for tp in assigned if tp.partition < self._partitions}
-        stray = len(assigned) - len(mine)
-        metrics.STRAY_PARTITIONS.labels(self.stage.name).set(stray)
         metrics.REBALANCES.labels(self.stage.name).inc()
-        if stray:
-            log.error(
-                "stage %s: the broker shows %d partitions beyond P=%d; they are ignored",
-                self.stage.name,
-                stray,
-                self._partitions,
-            )
         numbers = sorted({tp.partition for tp in mine})
+        for number in numbers:
+            self._shares[number] = Share(number, epoch)
         await asyncio.gather(*(self.agent.assigned(number) for number in numbers))
         places = await self._places(mine)
-        if epoch != self.ownership.epoch:
-            return  # a newer rebalance has overtaken this one
         for number in numbers:
-            share = Share(number, epoch)
+            share = self._shares[number]
             for tp in sorted(t for t in mine if t.partition == number):
                 offset, crashes, alone = places[tp]
                 self._consumer.seek(tp, offset)
-                share.lines[tp.topic] = Line(
+                line = Line(
                     tp,
                     self._names[tp.topic],
                     epoch,
@@ -426,11 +475,10 @@ class Runner(ConsumerRebalanceListener):
                     self._poll + 1,
                     crashes,
                     alone,
+                    offset,
                 )
-            self._shares[number] = share
-        await self._mark_begun()
-        for number in numbers:
-            share = self._shares[number]
+                self._judge(line)
+                share.lines[tp.topic] = line
             share.task = asyncio.create_task(self._work_loop(share), name=f"{self.stage.name}-{number}")
             share.task.add_done_callback(self._share_ended)
         metrics.OWNED.labels(self.stage.name).set(len(numbers))
@@ -462,19 +510,35 @@ class Runner(ConsumerRebalanceListener):
 
     # -- crashes: a record that kills the process is tried alone, then dead-lettered -----------
 
-    async def _mark_begun(self) -> None:
-        """Note in the offset's metadata that somebody began here: it stays when the process dies."""
+    async def _note_begun(self, found: dict[TopicPartition, list[Any]], poll: int) -> None:
+        """Note in the offset's metadata that somebody began here: it stays when the process dies.
+
+        Once a start and partition, before its first record is taken, and before each record tried alone.
+        """
         offsets = {}
-        for share in self._shares.values():
-            for line in share.lines.values():
-                self._judge(line)
-                line.crashes += 1
-                line.committed = line.mark.position
-                offsets[line.tp] = OffsetAndMetadata(line.next, _note(line))
+        for tp in found:
+            line = self._line(tp, poll)
+            if line is None or line.bury or (line.begun and not line.alone):
+                continue
+            if line.alone and (line.mark.span or self.outbox.trial not in (None, line)):
+                continue
+            self._advance(line)
+            line.begun = True
+            line.crashes += 1
+            offsets[tp] = OffsetAndMetadata(line.mark.position, _note(line))
+        if not offsets:
+            return
         try:
             await self._consumer.commit(offsets)
         except KafkaError as error:
             log.warning("stage %s could not note its start: %r", self.stage.name, error)
+
+    def _advance(self, line: Line) -> None:
+        """Progress clears what was counted against an earlier position."""
+        position = line.mark.position
+        if position > line.counted_at:
+            line.alone = max(0, line.alone - (position - line.counted_at))
+            line.crashes, line.counted_at = 0, position
 
     def _judge(self, line: Line) -> None:
         if not line.alone and line.crashes >= CRASHES_ALONE:
@@ -493,7 +557,9 @@ class Runner(ConsumerRebalanceListener):
 
     async def _commit_loop(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.commit)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self.settings.commit)
+            self._hurry.clear()
             await self._commit()
             self._gauges()
 
@@ -503,13 +569,12 @@ class Runner(ConsumerRebalanceListener):
         for share in self._shares.values():
             for line in share.lines.values():
                 position = line.mark.position
-                if position == line.committed and not share.stopping:
-                    continue
-                if position > line.committed:
-                    line.alone = max(0, line.alone - max(0, position - line.committed))
-                    line.crashes = 0
-                elif share.stopping:
+                self._advance(line)
+                if share.stopping and line.begun:
+                    line.begun = False
                     line.crashes = max(0, line.crashes - 1)  # an orderly end is no crash
+                elif position == line.committed:
+                    continue
                 offsets[line.tp] = OffsetAndMetadata(position, _note(line))
                 lines.append((line, position))
         if not offsets:
@@ -526,6 +591,8 @@ class Runner(ConsumerRebalanceListener):
         metrics.COMMITS.labels(self.stage.name, "ok").inc()
         for line, position in lines:
             line.committed = position
+            if self.outbox.trial is line and not line.mark.span:
+                self.outbox.trial = None
 
     def _gauges(self) -> None:
         self.desk.written.flush()
@@ -542,6 +609,19 @@ class Runner(ConsumerRebalanceListener):
                 high = self._consumer.highwater(line.tp)
                 if high is not None:
                     lag[line.name] += max(0, high - line.next)
+        stray = sum(
+            max(0, len(self._consumer.partitions_for_topic(topic) or ()) - self._partitions)
+            for topic in self._names
+        )
+        if stray > self._stray:
+            log.error(
+                "stage %s: the broker shows %d partitions beyond P=%d; nobody reads them",
+                name,
+                stray,
+                self._partitions,
+            )
+        self._stray = stray
+        metrics.STRAY_PARTITIONS.labels(name).set(stray)
         metrics.IN_WORK.labels(name).set(in_work)
         metrics.OLDEST.labels(name).set(oldest)
         metrics.UNACKED.labels(name).set(self.outbox.unacked)

@@ -91,10 +91,10 @@ class Work:
 
     def emit(self, out: Out, acked: Callable[[], None] | None = None) -> None:
         """Write an output; too large a one dead-letters the record instead."""
-        if out.value is not None and len(out.value) > self._desk.largest:
+        size = out_size(out)
+        if size > self._desk.largest:
             self.reject(
-                "too_large",
-                f"an output for {out.topic} has {len(out.value)} bytes, the limit is {self._desk.largest}",
+                "too_large", f"an output for {out.topic} has {size} bytes, the limit is {self._desk.largest}"
             )
             return
         self._pending += 1
@@ -108,8 +108,16 @@ class Work:
     def _acknowledged_then(self, acked: Callable[[], None]) -> None:
         try:
             acked()  # may emit more: the count must not reach zero before
-        finally:
-            self._acknowledged()
+        except Exception as error:
+            # What should have followed was not written: the record must never count as done.
+            self._desk.outbox.end(EXIT_RAISED, f"stage {self._desk.stage.name} raised on an answer", error)
+            return
+        self._acknowledged()
+
+    @property
+    def leaving(self) -> bool:
+        """Done but for acknowledgements on their way."""
+        return self._said_done and not self.finished
 
     def done(self) -> None:
         """No further output: finished when all are acknowledged."""
@@ -132,7 +140,9 @@ class Work:
             self._desk.count_bug(detail)
         self._pending += 1
         self._desk.outbox.put(
-            dead_letter(self.record, self._desk.stage.name, reason, detail, self._desk.clock()),
+            dead_letter(
+                self.record, self._desk.stage.name, reason, detail, self._desk.clock(), self._desk.largest
+            ),
             lambda _o: self._acknowledged(),
         )
         self.done()
@@ -143,10 +153,34 @@ class Work:
             self._on_finish(self)
 
 
-def dead_letter(record: Record, stage: str, reason: str, detail: str, now: float) -> Out:
-    """A record as it came, for the dead letters of its topic, with the reason in headers ``dlq_*``."""
+EXIT_RAISED = 70
+"""EX_SOFTWARE: an agent raised where no record can be singled out."""
+_SHORT = 1024
+
+
+def out_size(out: Out) -> int:
+    """Bytes of value, key and headers: what counts against the limit of a record."""
+    size = len(out.value or b"") + len(out.key or b"")
+    for name, value in out.headers.items():
+        size += len(name) + len(value)
+    return size
+
+
+def dead_letter(
+    record: Record, stage: str, reason: str, detail: str, now: float, largest: int = 12_000_000
+) -> Out:
+    """A record as it came, for the dead letters of its topic, with the reason in headers ``dlq_*``.
+
+    What is larger than ``largest`` bytes could not be written and would end the process each time: long
+    headers and the value are cut then, ``dlq_cut`` has the size that it had. The original stays in its
+    topic until its retention ends.
+    """
     topic = BY_NAME.get(base_topic(record.topic))
-    headers = dict(record.headers)
+    headers, value = dict(record.headers), record.value
+    if record.size > largest:
+        headers = {name[:_SHORT]: content[:_SHORT] for name, content in list(headers.items())[:50]}
+        headers["dlq_cut"] = b"%d" % record.size
+        value = None if value is None else value[: max(0, largest - 60 * 2 * _SHORT)]
     headers.update(
         {
             "dlq_reason": reason.encode(),
@@ -159,7 +193,8 @@ def dead_letter(record: Record, stage: str, reason: str, detail: str, now: float
             "dlq_time": b"%.3f" % now,
         }
     )
-    return Out(topic.dlq if topic else "mail-dlq", record.value or b"", headers, record.key, 0)
+    key = None if record.key is None or record.size > largest else record.key
+    return Out(topic.dlq if topic else "mail-dlq", value, headers, key, 0)
 
 
 async def hand(agent: Agent, desk: Desk, works: Sequence[Work], partition: int) -> None:
