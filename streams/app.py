@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
+from agents import Agent, Out, Stage
 from agents.classify.agent import Classify
 from agents.classify.book import SqliteBook
-
-from agents import Agent, Out, Stage
 from agents.deliver import policy as deliver_policy
 from agents.deliver.agent import Deliver
 from agents.deliver.allowance import Allowance, Rate
