@@ -59,8 +59,12 @@ class Written:
         for counter in (metrics.BUGS, metrics.RETRIES, metrics.REBALANCES):
             counter.labels(stage)
         metrics.DEAD_LETTERS.labels(stage, "bug")
+        for result in ("ok", "failed", "fenced"):
+            metrics.COMMITS.labels(stage, result)
         for topic in emits:
             metrics.RECORDS_OUT.labels(stage, topic)
+        if "mail-outcomes" in emits:
+            metrics.REPEATS.labels("two")
         if "mail-events" in emits:
             for kind in typing.get_args(Kind):
                 metrics.EVENTS.labels(kind)
