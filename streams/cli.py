@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("streams.ops.up:up", "Run the workers against a broker, or with one of their own."),
     "send": ("streams.ops.send:send", "Publish a campaign and a send for each row of a CSV file."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
-    "trace": ("streams.ops.trace:trace", "The whole story of one message."),
+    "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),

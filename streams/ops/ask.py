@@ -51,13 +51,13 @@ def asked(broker: str | None = None, prefix: str | None = None) -> Settings:
         raise click.UsageError(str(error)) from None
 
 
-def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work`` against the broker. Raises ClickException (exit code 1) where broker or topics are missing."""
+def run(settings: Settings, work: Coroutine[Any, Any, T], reached: bool = True) -> T:
+    """Do ``work`` against the broker (``reached``: once it takes connections). Raises ClickException (exit code 1) where broker or topics are missing."""
     # aiokafka tells every failed connection; the one sentence below says it once.
     for name in ("aiokafka", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        return asyncio.run(_reached(settings, work))
+        return asyncio.run(_reached(settings, work) if reached else work)
     except BrokerAbsent as error:
         raise click.ClickException(str(error)) from None
     except WrongTopology as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
@@ -25,7 +25,7 @@ class NoAnswer(OSError):
 
 async def read_to_end(
     settings: Settings, places: Iterable[Place], starts: Mapping[Place, int] | None = None
-) -> AsyncIterator[Record]:
+) -> AsyncGenerator[Record, None]:
     """Every record of ``places`` from the start of each log, or from ``starts``, to its present end.
 
     In offset order within a place. Raises WrongTopology where a topic or partition is missing, NoAnswer.
@@ -58,7 +58,7 @@ async def _must_exist(
 
 async def _drain(
     reader: AIOKafkaConsumer, tps: Mapping[TopicPartition, Place], at: dict[TopicPartition, int]
-) -> AsyncIterator[Record]:
+) -> AsyncGenerator[Record, None]:
     reader.assign(list(tps))
     for tp, offset in at.items():
         reader.seek(tp, offset)

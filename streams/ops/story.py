@@ -1,0 +1,119 @@
+"""Records gathered into the stories of messages: which belong together, and how each ended. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from agents.deliver.row import newer, read_row, reduce_outcome
+from schemas.address import normalise
+from schemas.codec import Malformed, Record
+from schemas.identity import origin_of
+from streams.ops.tell import Item, tell
+
+NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
+JSON_TOPICS = ("mail-outcomes", "mail-events")
+"""Topics whose records say in their value what others say in headers."""
+
+
+@dataclass
+class Mail:
+    """One message: its records in time order, and what they say about it."""
+
+    id: str
+    items: list[Item] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    row: bytes = b""
+    """Gate two's word."""
+
+    @property
+    def end(self) -> str:
+        """How it ended, or ``pending``. As the audit counts: a DSN overrules a 250, gate two the rest."""
+        events = [item.facts["event"] for item in self.items if "event" in item.facts]
+        if any(event.get("reason") == "late_dsn" for event in events):
+            return "bounced"
+        if self.row and read_row(self.row).terminal:
+            return read_row(self.row).state
+        ends = [str(event["kind"]) for event in events if event.get("terminal") and not event.get("attempt")]
+        if ends:
+            return ends[-1]
+        if self.items[-1].what == "dead letter":
+            return "dead_lettered"
+        return "unknown" if self.row and read_row(self.row).state == "unknown" else "pending"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        records = [item.as_dict() for item in self.items]
+        return {"id": self.id, **self.names, "end": self.end, "records": records}
+
+
+def fields(record: Record) -> dict[str, Any]:
+    """The value as a JSON object; empty where it is none."""
+    try:
+        found = orjson.loads(record.value or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def address_of(send: Record) -> str:
+    """The normalised address of a send; empty where it has none."""
+    try:
+        return normalise(str(fields(send).get("to", ""))).key
+    except Malformed:
+        return ""
+
+
+def send_origin(send: Record) -> str:
+    """The origin of a record of mail-sends."""
+    return origin_of(send.topic, send.partition, send.offset, send.timestamp)
+
+
+def dead_origin(letter: Record) -> str:
+    """The origin of a dead letter: its header, or where it lay if it is itself a send."""
+    if "origin" in letter.headers:
+        return letter.text("origin")
+    return "/".join([*(letter.text(f"dlq_{n}") for n in ("topic", "partition", "offset", "timestamp")), "0"])
+
+
+def names_of(record: Record) -> tuple[str, dict[str, str]]:
+    """(id of the mail, what the record says of it by NAMES)."""
+    if record.topic in JSON_TOPICS:
+        said = fields(record)
+        id = str(said.get("mail" if record.topic == "mail-events" else "id", ""))
+    else:
+        said = {name: record.text(name) for name in NAMES}
+        id = record.text("id")
+    if record.topic.endswith("dlq"):
+        said["origin"] = dead_origin(record)
+    return id, {name: str(said[name]) for name in NAMES if said.get(name)}
+
+
+def gather(sends: Iterable[Record], records: Iterable[Record]) -> list[Mail]:
+    """The mails that the records tell of, oldest first. A send belongs to the mail of its origin."""
+    mails: dict[str, Mail] = {}
+    by_origin: dict[str, str] = {}
+    named = [(*names_of(record), record) for record in records]
+    for id, names, _ in named:
+        if id and names.get("origin"):
+            by_origin[names["origin"]] = id
+    for id, names, record in named:
+        key = id or by_origin.get(names.get("origin", ""), names.get("origin", "?"))
+        mail = mails.setdefault(key, Mail(key))
+        mail.names = names | mail.names
+        mail.items.append(tell(record))
+        if record.topic == "mail-outcomes":
+            row, _until = reduce_outcome(record.value or b"")
+            mail.row = row if not mail.row or newer(mail.row, row) else mail.row
+    for send in sends:
+        origin = send_origin(send)
+        mail = mails.setdefault(by_origin.get(origin, origin), Mail(by_origin.get(origin, origin)))
+        said = {"origin": origin, "to": address_of(send), "campaign": str(fields(send).get("campaign", ""))}
+        mail.names = said | mail.names
+        mail.items.append(tell(send))
+    for mail in mails.values():
+        mail.items.sort(key=lambda item: item.rank)
+    return sorted(mails.values(), key=lambda mail: mail.items[0].rank)
