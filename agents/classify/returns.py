@@ -14,7 +14,7 @@ from agents.classify.dsn import Recipient, Report
 from agents.classify.policy import Owner
 from schemas.event import MailEvent
 from schemas.identity import event_id
-from schemas.reply import Meaning
+from schemas.reply import Action, Meaning
 
 Classifier = Callable[[str, str, str], Meaning]
 """(reply, mx, provider) -> what it means."""
@@ -71,7 +71,7 @@ def _of_dsn(report: Report, base: MailEvent, owner: Owner | None, meaning: Class
         klass=said.klass,
         scope=said.scope,
         rule=said.rule,
-        action=_action(said, failed),
+        action=action_of(said, failed),
         terminal=failed,
     )
     return _checked(event, owner)
@@ -87,7 +87,8 @@ def _concerned(recipients: tuple[Recipient, ...], to: str) -> Recipient | None:
     return None
 
 
-def _action(said: Meaning, failed: bool) -> str:
+def action_of(said: Meaning, failed: bool) -> Action:
+    """What to do about a recipient of a report whose reply means ``said``; not ``failed``: delayed."""
     if not failed:
         return "retry"
     if said.action == "retry":  # they tried for days: it counts, but no single one of these suppresses
