@@ -40,6 +40,11 @@ class Worker:
         """The process's id, 0 while there is none."""
         return self.process.pid if self.process and self.process.returncode is None else 0
 
+    @property
+    def faulty(self) -> bool:
+        """Whether it ended because it cannot run, and is not started again."""
+        return bool(self.ends) and self.ends[-1][1] == EXIT_CONFIG
+
 
 class Supervisor:
     """Keeps workers running: one that ends is started again, at first at once, then with growing pauses."""
@@ -127,10 +132,12 @@ class Supervisor:
 
 
 def tail(path: Path, lines: int = 3) -> str:
-    """The last lines of a log."""
+    """A worker's last word: the line it wrote for people, or else the last lines of its log."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4000))
-            return " / ".join(file.read().decode("utf-8", "replace").strip().splitlines()[-lines:])
+            file.seek(max(0, path.stat().st_size - 8000))
+            found = file.read().decode("utf-8", "replace").strip().splitlines()
+        said = [line for line in found if line.startswith("mailsluice: ")]
+        return said[-1].removeprefix("mailsluice: ") if said else " / ".join(found[-lines:])
     except OSError as error:
         return str(error)

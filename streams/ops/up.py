@@ -104,6 +104,7 @@ class Up:
         )
         self._broker: Broker | None = None
         self._ended = asyncio.Event()
+        self._faulty = False
 
     async def run(self) -> int:
         """Until SIGINT, SIGTERM, or no worker can run. Raises BrokerAbsent, WrongTopology, KafkaError."""
@@ -116,7 +117,7 @@ class Up:
         finally:
             if self._broker is not None:
                 await self._broker.stop()
-            if self._temporary:
+            if self._temporary and not self._faulty:
                 shutil.rmtree(self._home, ignore_errors=True)
 
     async def _prepare(self) -> None:
@@ -143,7 +144,7 @@ class Up:
     async def _work(self) -> int:
         logs = self._home / "logs"
         supervisor = Supervisor(self._settings.environment(), logs, self._fault, self._restarted)
-        probes = {}
+        probes: dict[str, str] = {}
         for name, group in self._plan.processes():
             probes[name] = self._probe(len(probes))
             supervisor.add(
@@ -153,7 +154,10 @@ class Up:
                 MAILSLUICE_METRICS=probes[name],
             )
         click.echo(f"starting {', '.join(probes)}; logs: {logs}")
-        watching = [asyncio.create_task(self._ready(probes)), asyncio.create_task(self._alone(supervisor))]
+        watching = [
+            asyncio.create_task(self._ready(probes, supervisor)),
+            asyncio.create_task(self._alone(supervisor)),
+        ]
         await self._ended.wait()
         click.echo("stopping: what is past its final dot is finished first")
         await supervisor.stop(self._settings.deliver_drain + self._settings.drain + 10)
@@ -167,21 +171,25 @@ class Up:
         host, _, port = self._settings.metrics.rpartition(":")
         return f"{host}:{int(port) + number}" if self._settings.metrics else f"127.0.0.1:{free_port()}"
 
-    async def _ready(self, probes: Mapping[str, str]) -> None:
-        """Say it once when all are ready."""
+    async def _ready(self, probes: Mapping[str, str], supervisor: Supervisor) -> None:
+        """Say it once when all that can run are ready."""
         waiting = dict(probes)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as client:
             while waiting:
                 await asyncio.sleep(READY_EVERY)
                 for name, address in list(waiting.items()):
+                    if supervisor.workers[name].faulty:
+                        del waiting[name]
+                        continue
                     with suppress(aiohttp.ClientError, TimeoutError, OSError):
                         async with client.get(
                             f"http://{address.replace('0.0.0.0', '127.0.0.1')}/readyz"
                         ) as answer:
                             if answer.status == 200:
                                 del waiting[name]
-        listed = ", ".join(f"{name} {address}" for name, address in probes.items())
-        click.echo(f"ready. Metrics: {listed}. Ctrl-C stops all")
+        listed = ", ".join(f"{n} {a}" for n, a in probes.items() if not supervisor.workers[n].faulty)
+        if listed:
+            click.echo(f"ready. Metrics: {listed}. Ctrl-C stops all")
 
     async def _alone(self, supervisor: Supervisor) -> None:
         """End when no worker is left that could run."""
@@ -191,6 +199,7 @@ class Up:
         self._ended.set()
 
     def _fault(self, text: str) -> None:
+        self._faulty = True  # its logs are kept
         click.secho("fault: " + clean(text, 2000), fg="red", bold=True, err=True)
 
     def _restarted(self, name: str, code: int) -> None:
