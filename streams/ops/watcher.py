@@ -161,7 +161,13 @@ class Watcher:
                     "suspended_seconds": max(0, round(lane.suspended_until - now)),
                     "reason": lane.reason,
                     "decisions": [
-                        {"time": d.time, "what": d.what, "reason": d.reason, "sample": d.sample[:200]}
+                        {
+                            "time": d.time,
+                            "what": d.what,
+                            "reason": d.reason,
+                            "rate": round(d.rate, 2),
+                            "sample": d.sample[:200],
+                        }
                         for d in list(lane.decisions)[-5:]
                     ],
                 }
