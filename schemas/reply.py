@@ -144,6 +144,7 @@ def _hinted(rules: Rules, text: str) -> str:
 
 def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str, reply: str) -> _Found:
     tail = enhanced[2:]
+    subject = tail.partition(".")[0]
     for rule, codes, pattern in rules.of(provider, code):
         if codes and enhanced not in codes and tail not in codes:
             continue
@@ -162,7 +163,7 @@ def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str, re
                 return (rule.klass, rule.scope, rule.action), rule.name, names, rule.certain
         return (rule.klass, rule.scope, rule.action), rule.name, (), rule.certain
     if enhanced:
-        for key in (enhanced, tail, enhanced[:3], tail.partition(".")[0]):
+        for key in (enhanced, tail, f"{enhanced[:2]}{subject}.*", subject):
             if key in rules.enhanced:
                 return rules.enhanced[key], f"enhanced-{key}", (), False
     for key in (code, code[:1]):

@@ -108,6 +108,7 @@ def _codes(ranges: Iterable[str]) -> frozenset[str]:
 _IPS = ("192.0.2.25", "2001:db8::2:25")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])[0-9a-f]{1,4}:[0-9a-f:]{2,}", re.IGNORECASE)
+_KEY = re.compile(r"[45]\.\d{1,3}\.(?:\d{1,4}|\*)|\d{1,3}\.\d{1,4}|\d{1,3}")
 _RANGE = re.compile(r"(?:[45]\.)?\d{1,3}\.\d{1,4}(?:-\d{1,4})?|[45]?\.?\d")
 
 
@@ -158,7 +159,9 @@ def _structs(items: Any, kind: Any, what: str, faults: list[str]) -> list[Any]:
 
 def _decisions(table: Any, name: str, faults: list[str]) -> dict[str, Decision]:
     try:
-        return msgspec.convert(table, dict[str, tuple[str, Scope, Action]])
+        found = msgspec.convert(table, dict[str, tuple[str, Scope, Action]])
+        faults += [f"table {name!r}: {key!r} is no code" for key in found if not _KEY.fullmatch(key)]
+        return found
     except msgspec.ValidationError as error:
         faults.append(f"table {name!r}: {error}")
         return {}

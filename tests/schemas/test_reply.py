@@ -176,6 +176,11 @@ def test_the_code_decides_where_the_wording_does_not():
     assert said("451 4.4.1 lorem ipsum").action == "retry"
     assert said("550 5.1.1 lorem ipsum").action == "suppress"
     assert said("5.1.1 lorem ipsum").action == "suppress"
+    # Subject.detail is not class.subject: x.4.7 is an expired message, 4.7.x a rate.
+    assert said("451 4.4.7 lorem ipsum").klass == "network"
+    assert said("450 4.7.99 lorem ipsum").klass == "rate"
+    assert said("451 4.4.2 lorem ipsum").klass == "network"
+    assert said("450 4.2.9 lorem ipsum").klass == "mailbox_busy"
     assert said("User unknown").action == "soft"  # without any code nobody is suppressed
 
 
@@ -338,6 +343,7 @@ def rule(**changes: str) -> str:
         ("[colours]", "unknown table 'colours'"),
         ("guard = ['(']\n" + rule(), "does not compile"),
         ('[basic]\n"550" = ["a", "b", "c"]', "table 'basic'"),
+        ('[enhanced]\n"x" = ["policy", "domain", "hold"]', "'x' is no code"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_rules_is_named(text, fault):
