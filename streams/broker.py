@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from agents import Out
 from schemas.codec import Headers, header_list
+from schemas.identity import murmur2
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.broker")
@@ -114,11 +115,25 @@ def make_reader(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
-class Outbox:
-    """Writes records in the order given, without an await a record. One per process.
+class _Line:
+    """What waits for one partition of a topic, and whether a batch of it is on its way."""
 
-    ``put`` never blocks; ``full`` tells the runners to stop reading. A record that the broker does not
-    take ends the process (``die``) from its future's callback, before anything after it is flushed.
+    __slots__ = ("flying", "partition", "topic", "waiting")
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.waiting: deque[tuple[Out, Acked | None]] = deque()
+        self.flying = False
+
+
+class Outbox:
+    """Writes records in the order given, partition by partition, without an await a record. One per process.
+
+    ``put`` never blocks; ``full`` tells the runners to stop reading. A partition has one batch on its way;
+    what is put meanwhile goes into the next, so that batches grow with the load. The first record after a
+    quiet moment goes at once. A batch that the broker does not take ends the process (``die``) from its
+    future's callback, before anything after it is written.
     """
 
     def __init__(
@@ -126,13 +141,16 @@ class Outbox:
         producer: AIOKafkaProducer,
         settings: Settings,
         die: Callable[[int, str], Any] = die,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``clock``: Unix seconds, for the records' timestamps."""
         self._producer = producer
         self._settings = settings
         self._die = die
         self._clock = clock
-        self._queue: deque[tuple[Out, Acked | None]] = deque()
+        self._lines: dict[tuple[str, int | None], _Line] = {}
+        self._ready: list[_Line] = []
+        self._keyed: deque[tuple[Out, Acked | None]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -147,7 +165,13 @@ class Outbox:
 
     async def start(self) -> None:
         """Connect and start writing."""
-        await self._producer.start()
+        try:
+            await asyncio.wait_for(self._producer.start(), 40)
+        except TimeoutError:
+            raise ValueError(
+                f"the producer could not start on {self._settings.broker} within 40 s. A broker that does not know "
+                "idempotent producers (the embedded one) needs MAILSLUICE_BROKER_IDEMPOTENT=0"
+            ) from None
         self._task = asyncio.create_task(self._pump(), name="outbox")
 
     async def stop(self) -> None:
@@ -169,8 +193,20 @@ class Outbox:
         self.unacked += 1
         self.unacked_bytes += len(out.value or b"")
         self._idle.clear()
-        self._queue.append((out, acked))
-        self._wake.set()
+        if out.partition is None and out.key is not None:
+            self._keyed.append((out, acked))
+            self._wake.set()
+        else:
+            self._enter(out.partition or 0, out, acked)
+
+    def _enter(self, partition: int, out: Out, acked: Acked | None) -> None:
+        line = self._lines.get((out.topic, partition))
+        if line is None:
+            line = self._lines[out.topic, partition] = _Line(out.topic, partition)
+        line.waiting.append((out, acked))
+        if len(line.waiting) == 1 and not line.flying:
+            self._ready.append(line)
+            self._wake.set()
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything put is acknowledged; False after ``seconds``."""
@@ -182,55 +218,87 @@ class Outbox:
         return True
 
     async def _pump(self) -> None:
-        queue, producer, prefix = self._queue, self._producer, self._settings.prefix
+        loop, pause = asyncio.get_running_loop(), self._settings.linger
+        last = float("-inf")
         while True:
             await self._wake.wait()
+            await asyncio.sleep(max(0.0, last + pause - loop.time()))
+            last = loop.time()
             self._wake.clear()
-            while queue:
-                out, acked = queue.popleft()
-                value = out.value
-                if value is None and out.key is None:
-                    value = b""  # aiokafka asserts one of the two; a bodiless record has an empty value
+            while self._keyed:
+                out, acked = self._keyed.popleft()
+                count = len(await self._producer.partitions_for(self._settings.topic(out.topic)))
+                self._enter((murmur2(out.key or b"") & 0x7FFFFFFF) % count, out, acked)
+            ready, self._ready = self._ready, []
+            for line in ready:
+                if self._dead:
+                    return
                 try:
-                    future = await producer.send(
-                        prefix + out.topic,
-                        value,
-                        key=out.key,
-                        # Without a key aiokafka would choose at random: such topics have one partition.
-                        partition=0 if out.partition is None and out.key is None else out.partition,
-                        headers=header_list(out.headers),
-                    )
+                    await self._write(line)
                 except asyncio.CancelledError:
                     raise
-                except Exception as error:  # whatever it is, the record is not written
-                    self._fail(out, error)
+                except Exception as error:  # whatever it is, the records are not written
+                    self._fail(line, error)
                     return
-                future.add_done_callback(partial(self._written, out, acked))
 
-    def _written(self, out: Out, acked: Acked | None, future: asyncio.Future[Any]) -> None:
-        if future.cancelled():
+    async def _write(self, line: _Line) -> None:
+        batch = self._producer.create_batch()
+        now, waiting = int(self._clock() * 1000), line.waiting
+        taken: list[tuple[int, Acked | None]] = []
+        while waiting:
+            out, acked = waiting[0]
+            # A record without a body is an empty one; only with a key does None mean "delete it".
+            value = b"" if out.value is None and out.key is None else out.value
+            headers = header_list(out.headers)
+            if batch.append(timestamp=now, key=out.key, value=value, headers=headers) is None:
+                break  # full; a batch takes its first record whatever its size
+            waiting.popleft()
+            taken.append((len(out.value or b""), acked))
+        batch.close()  # nothing is added any more: it does not linger
+        line.flying = True
+        future = await self._producer.send_batch(
+            batch, self._settings.topic(line.topic), partition=line.partition
+        )
+        future.add_done_callback(partial(self._written, line, taken))
+
+    def _written(
+        self, line: _Line, taken: list[tuple[int, Acked | None]], future: asyncio.Future[Any]
+    ) -> None:
+        if future.cancelled() or self._dead:
             return
         error = future.exception()
         if error is not None:
-            self._fail(out, error)
+            self._fail(line, error)
             return
-        self.unacked -= 1
-        self.unacked_bytes -= len(out.value or b"")
-        if acked is not None and not self._dead:
-            try:
-                acked(future.result().offset)
-            except Exception as raised:  # asyncio would only log it, and what it was to do would be missing
-                self.end(70, f"the answer to a record of {out.topic} could not be worked on", raised)
+        offset = future.result().offset
+        line.flying = False
+        if line.waiting:
+            self._ready.append(line)
+            self._wake.set()
+        for size, acked in taken:
+            self.unacked -= 1
+            self.unacked_bytes -= size
+            if acked is not None:
+                try:
+                    acked(offset)
+                except (
+                    Exception
+                ) as raised:  # asyncio would only log it, and what it was to do would be missing
+                    self.end(70, f"the answer to a record of {line.topic} could not be worked on", raised)
+                    return
+            offset += 1
         if self.unacked == 0:
             self._idle.set()
 
-    def _fail(self, out: Out, error: BaseException) -> None:
-        self.end(EXIT_SEND_FAILED, f"could not write to {out.topic}", error)
+    def _fail(self, line: _Line, error: BaseException) -> None:
+        self.end(EXIT_SEND_FAILED, f"could not write to {line.topic}", error)
 
     def end(self, code: int, why: str, error: BaseException) -> None:
         """End the process: nothing more is written or acknowledged."""
         self._dead = True
-        self._queue.clear()
+        self._ready.clear()
+        self._lines.clear()
+        self._keyed.clear()
         self._die(code, f"{why}: {type(error).__name__}: {error}")
 
 

@@ -64,9 +64,12 @@ class Scene:
         sources: Sequence[str] = ("127.0.0.1",),
         on_fault: Callable[[str], None] = lambda text: None,
         on_restart: Callable[[str, int], None] = lambda name, code: None,
+        idempotent: bool = True,
         **more: Any,
     ) -> None:
-        """``broker``: embedded, apache, or HOST:PORT of one that runs already. ``more``: settings."""
+        """``broker``: embedded, apache, or HOST:PORT of one that runs already (``idempotent``: whether that
+        one knows idempotent producers). ``more``: settings."""
+        self._idempotent = idempotent
         self.home = home
         self._wanted = broker
         self._providers = providers
@@ -131,7 +134,7 @@ class Scene:
         return tell((host, int(port)), "report", timeout=30)
 
     async def _start_broker(self) -> None:
-        idempotent = True
+        idempotent = self._idempotent
         if self._wanted in BROKERS:
             self.broker = BROKERS[self._wanted](home=self.home / "broker")
             try:

@@ -34,7 +34,7 @@ class Story:
         values = {"policy": POLICY, "lifetime": 600.0, **settings}
         self.scene = Scene(
             home, broker.bootstrap, providers=FAST, port=0, prefix=prefix,
-            on_fault=self._fault, on_restart=lambda name, code: self.restarts.append((name, code)), **values,
+            idempotent=broker.name == "apache", on_fault=self._fault, on_restart=lambda name, code: self.restarts.append((name, code)), **values,
         )  # fmt: skip
         self.faults: list[str] = []
         self._producer: Any = None
