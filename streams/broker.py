@@ -179,7 +179,7 @@ class Outbox:
         await self.flush(30)
         if self._task:
             self._task.cancel()
-        await self._producer.stop()
+        await stopped(self._producer)
 
     @property
     def full(self) -> bool:
@@ -313,6 +313,16 @@ async def started(consumer: AIOKafkaConsumer, seconds: float = 30.0) -> AIOKafka
             if time.monotonic() > end:
                 raise
             await asyncio.sleep(0.2 + random.random() * 0.3)
+
+
+async def stopped(client: Any, seconds: float = 10.0) -> None:
+    """Stop a client. Without a broker aiokafka lets out the CancelledError of its own tasks, or waits on."""
+    task = asyncio.ensure_future(client.stop())
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+    elif not task.cancelled() and task.exception() is not None:
+        log.warning("a Kafka client did not stop in order: %r", task.exception())
 
 
 def raw_headers(pairs: Any) -> Headers:

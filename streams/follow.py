@@ -17,12 +17,16 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams.broker import make_reader, started
+from streams.broker import make_reader, started, stopped
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.follow")
 Sink = Callable[[Sequence[Any]], None]
 """Takes aiokafka ConsumerRecords of one partition, in offset order; must not block."""
+
+
+class OutsideLog(Exception):
+    """The position to start from is beyond the log: it was made anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +37,14 @@ class _Followed:
     answered: int = 0
     """aiokafka's stamp of the last fetch answer (wall ms; only compared for being another one)."""
     answers: int = 0
-    stamped: float = float("-inf")
+    handled: float = float("-inf")
+    """Not later than when the last answer was handled, and so than when the next one was asked for."""
+    asked: float = float("-inf")
+    """Not later than when the last answer was asked for. What a frozen process finds in its socket when
+    it wakes may be minutes old: the time of its arrival says nothing."""
     fresh_at: float = float("-inf")
+    at_end: bool = False
+    """It was read to its end once."""
     waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
     """(number of answers to wait for, who waits)."""
 
@@ -69,11 +79,14 @@ class Follower:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            self._fatal(70, f"the follower ended: {task.exception()!r}")
+            error = task.exception()
+            self._fatal(
+                70, f"the follower ended: {error}; {error.__cause__!r}" if error else "the follower ended"
+            )
 
     async def first(self, topic: str, partition: int) -> int:
         """The first offset that the partition still holds."""
@@ -81,7 +94,10 @@ class Follower:
         return int((await self._consumer.beginning_offsets([tp]))[tp])
 
     async def follow(self, topic: str, partition: int, sink: Sink, start: int) -> None:
-        """Hand the partition's records from ``start`` on to ``sink``; returns when read to its present end."""
+        """Hand the partition's records from ``start`` on to ``sink``; returns when read to its present end.
+
+        Raises OutsideLog where ``start`` lies outside the log; the partition is not followed then.
+        """
         tp = TopicPartition(self._settings.topic(topic), partition)
         self._followed[tp] = _Followed(sink, start)
         self._assign()
@@ -115,24 +131,31 @@ class Follower:
     def _assign(self) -> None:
         # A new manual assignment forgets every position: each is sought again to our own place.
         self._consumer.assign(list(self._followed))
+        now = self._monotonic()
         for tp, followed in self._followed.items():
             self._consumer.seek(tp, followed.next)
             followed.answered = 0
+            followed.handled = now
 
     async def _read(self) -> None:
+        looked = self._monotonic()
         while True:
             if not self._followed:
                 await asyncio.sleep(0.02)
+                looked = self._monotonic()
                 continue
-            begun = self._monotonic()
+            if self._consumer._fetcher.error_future.done():
+                raise RuntimeError("the client reads no more")
             try:
                 found = await self._consumer.getmany(timeout_ms=50, max_records=5000)
             except OffsetOutOfRangeError as error:
-                self._fatal(78, f"a followed position is outside its log: {error}")
-                return
+                for tp in error.args[0]:
+                    self._outside(tp)
+                continue
             except KafkaError as error:
                 log.warning("could not read: %r; trying again", error)
                 await asyncio.sleep(0.3)
+                self._assign()  # the client may have gone past what it could not hand over
                 continue
             for tp, messages in found.items():
                 followed = self._followed.get(tp)
@@ -142,24 +165,52 @@ class Follower:
                     messages = [m for m in messages if m.offset >= followed.next]
                     if not messages:
                         continue
-                followed.sink(messages)
+                try:
+                    followed.sink(messages)
+                except Exception as error:
+                    place = f"{tp.topic}/{tp.partition}@{messages[0].offset} to {messages[-1].offset}"
+                    raise RuntimeError(f"{place} could not be applied") from error
                 followed.next = messages[-1].offset + 1
-            for tp, followed in self._followed.items():
-                self._progress(tp, followed, begun)
+            now = self._monotonic()
+            for tp, followed in list(self._followed.items()):
+                self._progress(tp, followed, looked)
+            looked = now
             if found:
                 await asyncio.sleep(0)
 
-    def _progress(self, tp: TopicPartition, followed: _Followed, begun: float) -> None:
-        stamp = self._consumer.last_poll_timestamp(tp)
+    def _outside(self, tp: TopicPartition) -> None:
+        followed = self._followed.get(tp)
+        if followed is None:
+            return
+        why = f"position {followed.next} of {tp.topic}/{tp.partition} is outside the log"
+        if followed.at_end:
+            self._fatal(78, f"{why}: the topic was made anew or its records deleted under a running worker")
+            return
+        del self._followed[tp]
+        self._assign()
+        for _, waiter in followed.waiters:
+            if not waiter.done():
+                waiter.set_exception(OutsideLog(why))
+
+    def _progress(self, tp: TopicPartition, followed: _Followed, looked: float) -> None:
+        state = self._consumer._subscription.subscription.assignment.state_value(tp)
+        stamp = state.timestamp
         if stamp is None:
             return
         if stamp != followed.answered:
             followed.answered = stamp
             followed.answers += 1
-            followed.stamped = begun
-        if followed.next < self._consumer.highwater(tp):
+            followed.asked, followed.handled = followed.handled, looked
+        # The marks of a transactional producer are offsets without a record: only the client's position
+        # passes them.
+        followed.next = max(followed.next, state.position)
+        if followed.next < state.highwater:
             return
-        followed.fresh_at = followed.stamped
+        if followed.next > state.highwater and not followed.at_end:
+            self._outside(tp)  # the embedded broker does not answer such a position with an error
+            return
+        followed.at_end = True
+        followed.fresh_at = max(followed.fresh_at, followed.asked)
         waiting = followed.waiters
         if waiting:
             followed.waiters = [w for w in waiting if followed.answers < w[0]]

@@ -36,7 +36,7 @@ from agents import Agent, Out, Stage
 from schemas.codec import Malformed, Record, headers_from
 from schemas.mail import NOW
 from streams import metrics
-from streams.broker import Outbox, make_group_consumer, raw_headers, started
+from streams.broker import Outbox, make_group_consumer, raw_headers, started, stopped
 from streams.ownership import Ownership
 from streams.settings import Settings
 from streams.watermark import Watermark
@@ -167,7 +167,7 @@ class Runner(ConsumerRebalanceListener):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._consumer.stop()
+        await stopped(self._consumer)
 
     def chain_behind(self, before: Runner, topic: str) -> None:
         """Take what ``before`` emits to ``topic`` in memory, skipping the broker. Stateless stages only.
@@ -560,6 +560,8 @@ class Runner(ConsumerRebalanceListener):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self.settings.commit)
             self._hurry.clear()
+            if self._consumer._fetcher.error_future.done():
+                raise RuntimeError("the client reads no more")
             await self._commit()
             self._gauges()
 

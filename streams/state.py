@@ -11,8 +11,8 @@ from typing import Any
 from agents import Out, Ticket
 from schemas.codec import Headers
 from streams.broker import die
-from streams.follow import Follower
-from streams.store import Store
+from streams.follow import Follower, OutsideLog
+from streams.store import Store, Taken
 
 log = logging.getLogger("mailsluice.state")
 Newer = Callable[[bytes, bytes], bool]
@@ -57,7 +57,12 @@ class PartitionState:
         first = await self._follower.first(self.topic, self.partition)
         # Below the log's start nothing is missing: a compacted topic keeps the last value of every key.
         start = max(self._store.position(self.topic), first)
-        await self._follower.follow(self.topic, self.partition, self._apply, start)
+        try:
+            await self._follower.follow(self.topic, self.partition, self._apply, start)
+        except OutsideLog as error:
+            log.error("%s; %s is filled again from the log's start", error, self._store.path.name)
+            self._store.begin_anew()
+            await self._follower.follow(self.topic, self.partition, self._apply, first)
 
     async def close(self) -> None:
         """Stop following and close the file."""
@@ -68,11 +73,22 @@ class PartitionState:
         """The value under ``key``; own writes are seen at once."""
         if key in self._own:
             return self._own[key]
-        return self._store.get(key)
+        return self._stored(key)
+
+    def _stored(self, key: bytes) -> bytes | None:
+        try:
+            return self._store.get(key)
+        except sqlite3.Error as error:
+            self._broken(error)
+            raise
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """All (key, value) with the prefix; own writes are seen at once."""
-        found = self._store.scan(prefix)
+        try:
+            found = self._store.scan(prefix)
+        except sqlite3.Error as error:
+            self._broken(error)
+            raise
         own = self._own
         if own and any(key.startswith(prefix) for key in own):
             rows = dict(found)
@@ -112,7 +128,7 @@ class PartitionState:
                 del own[key]
             if newer is not None:
                 waiting = puts.get(key)
-                old = waiting[1] if waiting else (None if key in deletes else self._store.get(key))
+                old = waiting[1] if waiting else (None if key in deletes else self._stored(key))
                 if old is not None and old != value and not newer(old, value):
                     # A late writer (a former owner) put an older value behind ours: ours goes after it.
                     if self._rewrite is not None and key not in own:
@@ -122,12 +138,26 @@ class PartitionState:
             puts[key] = (key, value, until)
         try:
             self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes)
+        except Taken as error:
+            die(75, f"another process writes this worker's state: {error}")
         except sqlite3.Error as error:
-            die(74, f"could not write the state file {self._store.path.name}: {error}; is the disk full?")
+            self._broken(error)
+
+    def _broken(self, error: sqlite3.Error) -> None:
+        """The process ends: no record is to blame, and none may be judged without the state."""
+        name = self._store.path.name
+        if isinstance(error, sqlite3.OperationalError):
+            die(74, f"could not use the state file {name}: {error}; is the disk full?")
+        self._store.remove()
+        die(74, f"the state file {name} is damaged ({error}); it was deleted and is filled again from Kafka")
 
     def expire(self, now: float) -> int:
         """Delete rows whose time has passed."""
-        return self._store.expire(now)
+        try:
+            return self._store.expire(now)
+        except sqlite3.Error as error:
+            self._broken(error)
+            raise
 
     def fresh(self, seconds: float) -> bool:
         """Whether the topic's partition was read to its end within the last ``seconds``."""
@@ -164,10 +194,15 @@ class StateFiles:
     async def open(self, partition: int) -> PartitionState:
         """The partition's state, read to its end."""
         await self.close(partition)  # a revoke that ran out of time may have left it open
+        await self.close(partition)
         identity = f"{self._topic}/{partition} of {self._partitions}"
         store = Store(self._directory / f"{self._topic}-{partition}.sqlite", identity)
         state = PartitionState(self._topic, partition, store, self._follower, **self._options)
-        await state.open()
+        try:
+            await state.open()
+        except BaseException:  # a rebalance cancels an opening
+            await state.close()
+            raise
         self._open[partition] = state
         return state
 

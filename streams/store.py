@@ -12,6 +12,10 @@ from pathlib import Path
 FORMAT = "2"
 
 
+class Taken(Exception):
+    """Another process has written to the file since: it owns the partition now, or shares the directory."""
+
+
 class Store:
     """Keys and values with an expiry (Unix seconds, 0 = never) and one position per followed log."""
 
@@ -19,9 +23,15 @@ class Store:
         """Opens or makes the file. One of another ``identity`` (topic, partition, P) or format, or one
         that SQLite cannot read, is deleted and begun anew."""
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._identity = identity
+        self._at: dict[str, int] = {}
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open(identity)
+        except OSError as error:
+            raise OSError(
+                f"cannot make the state directory {path.parent}: {error}; check MAILSLUICE_STATE"
+            ) from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise OSError(
@@ -52,7 +62,8 @@ class Store:
     def position(self, log: str) -> int:
         """The next offset of ``log`` to apply, or -1."""
         row = self._db.execute("SELECT v FROM about WHERE k = ?", ("at " + log,)).fetchone()
-        return int(row[0]) if row else -1
+        self._at[log] = int(row[0]) if row else -1
+        return self._at[log]
 
     def get(self, key: bytes) -> bytes | None:
         """The value under a key."""
@@ -72,10 +83,19 @@ class Store:
         puts: Iterable[tuple[bytes, bytes, float]],
         deletes: Iterable[bytes] = (),
     ) -> None:
-        """Write rows and the position in one transaction. Raises sqlite3.Error (a full disk)."""
+        """Write rows and the position in one transaction. Raises sqlite3.Error (a full disk) and Taken.
+
+        A worker that was frozen, has lost the partition and wakes must not write what its successor on
+        this machine has long passed: the rows would go back in time.
+        """
         db = self._db
-        db.execute("BEGIN")
+        expected = self._at.get(log)
+        db.execute("BEGIN IMMEDIATE")
         try:
+            if expected is not None and self.position(log) != expected:
+                raise Taken(
+                    f"{self.path.name} stands at {self._at[log]}, not at {expected} where this process left it"
+                )
             db.executemany("DELETE FROM rows WHERE k = ?", [(key,) for key in deletes])
             db.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (k) DO UPDATE SET v = excluded.v, until = excluded.until",
@@ -83,8 +103,10 @@ class Store:
             )
             db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", ("at " + log, str(position)))
             db.execute("COMMIT")
+            self._at[log] = position
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # SQLite ends it by itself when the disk is full
+                db.execute("ROLLBACK")
             raise
 
     def expire(self, now: float, limit: int = 5000) -> int:
@@ -102,6 +124,13 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def begin_anew(self) -> None:
+        """Throw everything away."""
+        self._db.close()
+        self.remove()
+        self._at.clear()
+        self._db = self._open(self._identity)
 
     def remove(self) -> None:
         """Delete the file and its companions."""

@@ -1,0 +1,116 @@
+"""The local file of a state: equal to a dictionary, rebuilt rather than trusted, written by one process."""
+
+import sqlite3
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streams.store import Store, Taken
+
+KEYS = st.text("ab/é", max_size=4).map(str.encode)
+VALUES = st.binary(max_size=6)
+UNTIL = st.sampled_from([0.0, 10.0, 20.0, 30.0])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("apply"), st.dictionaries(KEYS, st.tuples(VALUES, UNTIL)), st.sets(KEYS)),
+        st.tuples(st.just("expire"), st.sampled_from([5.0, 15.0, 25.0])),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS, KEYS)
+def test_it_is_a_dictionary(tmp_path_factory, steps, prefix):
+    path = tmp_path_factory.mktemp("store") / "s.sqlite"
+    store, model, position = Store(path, "one"), {}, 0
+    for step in steps:
+        if step[0] == "apply":
+            _, puts, deletes = step
+            position += 1
+            for key in deletes:
+                model.pop(key, None)
+            model.update(puts)
+            store.apply("log", position, [(k, v, until) for k, (v, until) in puts.items()], deletes)
+        elif step[0] == "expire":
+            gone = [k for k, (_, until) in model.items() if 0 < until < step[1]]
+            assert store.expire(step[1]) == len(gone)
+            for key in gone:
+                del model[key]
+        else:
+            store.close()
+            store = Store(path, "one")
+        assert store.count() == len(model)
+        assert store.scan(prefix) == sorted((k, v) for k, (v, _) in model.items() if k.startswith(prefix))
+        for key in (prefix, *list(model)[:3]):
+            assert store.get(key) == (model[key][0] if key in model else None)
+    assert store.position("log") == (position or -1)
+    store.close()
+
+
+def filled(path, identity="one"):
+    store = Store(path, identity)
+    store.apply("log", 7, [(b"k", b"v", 0.0)])
+    return store
+
+
+def test_another_identity_begins_anew(tmp_path):
+    filled(tmp_path / "s").close()
+    assert Store(tmp_path / "s", "one").get(b"k") == b"v"
+    other = Store(tmp_path / "s", "of 16 partitions")
+    assert other.get(b"k") is None
+    assert other.position("log") == -1
+
+
+@pytest.mark.parametrize("what", ["no sqlite", "cut"])
+def test_a_file_that_is_no_database_begins_anew(tmp_path, what):
+    path = tmp_path / "s"
+    filled(path).close()
+    path.write_bytes(b"rubbish" * 2000 if what == "no sqlite" else path.read_bytes()[:3000])
+    store = Store(path, "one")
+    assert store.position("log") == -1
+    store.apply("log", 1, [(b"a", b"b", 0.0)])
+    assert store.get(b"a") == b"b"
+
+
+def test_a_directory_that_cannot_be_says_what_to_check(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot make the state directory.*MAILSLUICE_STATE"):
+        Store(tmp_path / "file" / "s", "one")
+    (tmp_path / "dir").mkdir()
+    with pytest.raises(OSError, match=r"cannot open the state file dir.*MAILSLUICE_STATE"):
+        Store(tmp_path / "dir", "one")
+
+
+def test_a_full_disk_changes_nothing_and_raises(tmp_path):
+    store = filled(tmp_path / "s")
+    store._db.execute("PRAGMA max_page_count=20")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.apply("log", 8, [(b"%d" % n, b"x" * 4000, 0.0) for n in range(100)])
+    assert store.position("log") == 7
+    assert store.count() == 1
+    store._db.execute("PRAGMA max_page_count=1000000")
+    store.apply("log", 8, [(b"k2", b"v", 0.0)])
+    assert store.position("log") == 8
+
+
+def test_a_former_owner_that_wakes_does_not_turn_rows_back(tmp_path):
+    frozen = filled(tmp_path / "s")
+    successor = Store(tmp_path / "s", "one")
+    assert successor.position("log") == 7
+    successor.apply("log", 9, [(b"k", b"newer", 0.0)])
+    with pytest.raises(Taken, match="stands at 9, not at 7"):
+        frozen.apply("log", 8, [(b"k", b"older", 0.0)])
+    assert successor.get(b"k") == b"newer"
+    successor.apply("log", 10, [(b"k", b"newest", 0.0)])
+    assert successor.position("log") == 10
+
+
+def test_begin_anew(tmp_path):
+    store = filled(tmp_path / "s")
+    store.begin_anew()
+    assert store.count() == 0
+    store.apply("log", 1, [(b"a", b"b", 0.0)])
+    assert Store(tmp_path / "s", "one").get(b"a") == b"b"
