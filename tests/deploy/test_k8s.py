@@ -69,8 +69,11 @@ def test_kustomizations_list_every_file():
         [kustomization] = documents(folder / "kustomization.yaml")
         files = {path.name for path in folder.iterdir()} - {"kustomization.yaml", "secrets.example.yaml"}
         assert set(kustomization["resources"]) == files
-    [base] = documents(BASE / "kustomization.yaml")
-    assert [image["name"] for image in base["images"]] == ["mailsluice"]
+    [example] = documents(K8S / "example/kustomization.yaml")
+    assert [image["name"] for image in example["images"]] == [container(everything("Job")[0])["image"]]
+    patched = [yaml.safe_load(patch["patch"]) for patch in example["patches"]]
+    present = {(doc["kind"], doc["metadata"]["name"]) for doc in everything()}
+    assert {(doc["kind"], doc["metadata"]["name"]) for doc in patched} <= present
 
 
 def test_every_stage_runs_in_exactly_one_workload():
