@@ -19,7 +19,7 @@ NAMES = frozenset((LOOPBACK, "localhost"))
 PAGE = Path(__file__).with_name("page.html").read_bytes()
 SAMPLE = 1.0
 """Seconds between two points of a lane's curve."""
-POINTS = 125
+POINTS = 95
 STALE = 1.0
 """Seconds after which the figures are asked for again, when nobody shows new ones."""
 
@@ -50,7 +50,7 @@ class Watching(Protocol):
 
 
 class LivePage:
-    """Serves the figures that ``show`` was given last, with the curve of each lane's last two minutes."""
+    """Serves the figures that ``show`` was given last, with the curve of each lane's last minute and a half."""
 
     def __init__(
         self, watcher: Watching, total: int, monotonic: Callable[[], float] = time.monotonic

@@ -22,7 +22,8 @@ ORDER = (
     "mail-outcomes",
 )
 """Topics in the order in which mail passes, for records of the same millisecond."""
-ENDED_BY_GATE_TWO = frozenset(("delivered", "deferred", "bounced", "expired", "cancelled", "unknown"))
+ECHOES = frozenset(("delivered", "deferred", "bounced", "expired", "cancelled", "unknown"))
+"""Kinds of event that repeat an entry of the journal, where they name an attempt."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Item:
 
     def line(self) -> str:
         """For people."""
-        return f"{utc(self.time, 'milliseconds')}  {self.what:<12} {self.text}"
+        return f"{utc(self.time, 'milliseconds')}  {self.what:<12} {self.text}".rstrip()
 
 
 def tell(record: Record) -> Item:
@@ -62,7 +63,10 @@ def tell(record: Record) -> Item:
     elif topic.endswith("dlq"):
         what, text, facts = "dead letter", *_dead(record.headers)
     elif topic == "mail-outcomes":
-        what, text, facts = _outcome(_json(record))
+        found = _json(record)
+        item = _item(record, *_outcome(found))
+        item.time = float(found.get("time") or item.time)
+        return item
     elif topic == "mail-events":
         return _event(record)
     else:
@@ -111,7 +115,7 @@ def _outcome(found: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         parts.append(f"{found['seconds']:.2f} s")
     if found.get("tls"):
         parts.append(str(found["tls"]))
-    if found.get("klass") or found.get("reason"):
+    if state != "delivered" and (found.get("klass") or found.get("reason")):
         why = " ".join(str(found[name]) for name in ("klass", "action", "reason") if found.get(name))
         parts.append(f"{why} (rule {found['rule']})" if found.get("rule") else why)
     if found.get("next_at"):
@@ -132,9 +136,10 @@ def _event(record: Record) -> Item:
         parts.append("by a machine")
     if found.get("reply"):
         parts.append(str(found["reply"]))
-    item = _item(record, kind, ", ".join(parts) or "event", {"event": found})
+    item = _item(record, kind, ", ".join(parts), {"event": found})
     item.time = float(found.get("time") or item.time)
-    item.echo = bool(found.get("attempt")) and kind in ENDED_BY_GATE_TWO and found.get("reason") != "late_dsn"
+    repeats = bool(found.get("attempt")) and kind in ECHOES and found.get("reason") != "late_dsn"
+    item.echo = repeats or kind == "queued"
     return item
 
 

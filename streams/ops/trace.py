@@ -220,10 +220,12 @@ def _print(found: Traced, everything: bool) -> None:
         screen.print()
     for row in found.suppressions:
         until = f"until {utc(row.until)}" if row.until else "for ever"
-        scope = f"{row.scope} {row.stream}".strip()
+        scope = {"global": "all mail", "tenant": f"all mail of {row.tenant}"}.get(
+            row.scope, f"{row.stream} of {row.tenant}"
+        )
         since = f" since {utc(row.time)}" if row.time else ""
         screen.print(
-            Text(clean(f"suppressed {until}{since}: {row.reason} ({scope}, tenant {row.tenant})")),
+            Text(clean(f"suppressed {until}{since}: {row.reason} ({scope})")),
             soft_wrap=True,
         )
     if not found.mails:
