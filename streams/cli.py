@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
+    "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),
     "settings": ("streams.ops.settings:settings", "Every setting, its text, default and present value."),
     "version": ("streams.ops.settings:version", "The versions of Mailsluice and what it stands on."),
@@ -48,7 +49,7 @@ class Lazy(click.Group):
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="mailsluice")
+@click.version_option(package_name="mailsluice", message="%(package)s %(version)s")
 def main() -> None:
     """Mailsluice sends e-mail from Kafka, at the rate that each mailbox provider tolerates.
 

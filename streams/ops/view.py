@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agents.shape.explain import rate_text
 from streams.ops.ask import clean, console
 from streams.ops.audit import ENDS
 
@@ -31,16 +29,18 @@ COLOURS = {
 """Outcomes in the order of the bar."""
 READERS = ("opened", "clicked", "complained", "unsubscribed")
 CHANGES = {
-    "cut": "red",
-    "suspend": "bold red",
-    "raise": "green",
-    "uncap": "green",
-    "cap": "yellow",
-    "freeze": "yellow",
+    "cut": ("cut to", "red"),
+    "suspend": ("suspended, then", "bold red"),
+    "raise": ("raised to", "green"),
+    "uncap": ("back to", "green"),
+    "cap": ("capped at", "yellow"),
+    "freeze": ("growth frozen at", "yellow"),
 }
-"""Decisions worth a line, by what they do."""
+"""Decisions worth a line: their words and colour."""
 EVERY = 2.0
 """Seconds between two plain lines."""
+ALIVE = 10.0
+"""Seconds after which a plain line comes even if nothing has changed."""
 NARROW = 100
 """Columns below which the lanes' reasons are left out."""
 
@@ -56,6 +56,7 @@ class View:
         self._monotonic = monotonic
         self._begun = monotonic()
         self._line_at = float("-inf")
+        self._said_at = float("-inf")
         self._line = ""
         self._told = 0.0
         self._live: Live | None = None
@@ -112,8 +113,8 @@ class View:
         ended = ", ".join(f"{count:,} {state}" for state, count in table["ended"].items())
         speed = sum(lane["rate"] for lane in table["lanes"])
         line = f"{table['done']:,} of {self._total:,} ended; {speed:,.0f} msg/s; {ended or 'none yet'}"
-        if line != self._line:
-            self._line = line
+        if line != self._line or now >= self._said_at + ALIVE:
+            self._line, self._said_at = line, now
             self._print(f"{now - self._begun:7.1f} s {line}")
 
     def _picture(self, table: dict[str, Any]) -> RenderableType:
@@ -179,9 +180,10 @@ def changes(lanes: Iterable[dict[str, Any]], since: float, newest: int) -> list[
 
 
 def _change(provider: str, decision: dict[str, Any]) -> Text:
-    at = datetime.fromtimestamp(decision["time"]).strftime("%H:%M:%S")
+    at = time.strftime("%H:%M:%S", time.localtime(decision["time"]))
     line = Text(f"{at} {clean(provider)}: ", overflow="ellipsis", no_wrap=True)
-    line.append(f"{decision['what']} to {rate_text(decision['rate'])}", style=CHANGES[decision["what"]])
+    words, colour = CHANGES[decision["what"]]
+    line.append(f"{words} {decision['rate']:.3g}/s", style=colour)
     sample = f": {clean(decision['sample'], 90)}" if decision["sample"] else ""
     return line.append(f" ({clean(decision['reason'])}){sample}", style="bright_black")
 
