@@ -7,7 +7,9 @@ pure ``upcast`` of its file, so agents only ever see the newest one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -18,12 +20,25 @@ Headers = dict[str, bytes]
 """Record headers by name. Names are unique: a repeated header keeps its last value."""
 
 MAX_HEADER_BYTES = 8192
+LONGEST_DETAIL = 500
+"""Characters of a fault's description: it may quote what a stranger wrote, and goes into headers and logs."""
+
+_VERSION = re.compile(rb"[0-9]{1,4}")
+_CE_TYPE = re.compile(r"(?:mailsluice\.)?(.*?)(?:\.v([0-9]{1,4}))?", re.DOTALL)
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 class Malformed(Exception):
-    """What came from outside cannot be read. ``code`` is bounded (a metric label), ``detail`` is for people."""
+    """What came from outside cannot be read. ``code`` is bounded (a metric label), ``detail`` is for people.
+
+    The detail is cut to LONGEST_DETAIL characters of ASCII without controls.
+    """
 
     def __init__(self, code: str, detail: str) -> None:
+        if len(detail) > LONGEST_DETAIL:
+            # Both ends: the path of what is wrong comes last.
+            detail = f"{detail[: LONGEST_DETAIL - 203]}...{detail[-200:]}"
+        detail = _UNPRINTABLE.sub("?", detail)
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
@@ -50,14 +65,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return default if raw is None else raw.decode("utf-8", "replace")
 
     def number(self, name: str, default: float = 0.0) -> float:
-        """The header ``name`` as a number. Raises Malformed where it is not one."""
+        """The header ``name`` as a finite number. Raises Malformed (bad_header) where it is not one."""
         raw = self.headers.get(name)
         if raw is None:
             return default
         try:
-            return float(raw)
+            found = float(raw)
         except ValueError:
-            raise Malformed("bad_header", f"header {name} is not a number: {raw[:40]!r}") from None
+            found = float("nan")
+        # NaN compares false with everything: a mail that "expires" then would never expire.
+        if not isfinite(found):
+            raise Malformed("bad_header", f"header {name} is not a number: {raw[:40]!r}")
+        return found
 
     @property
     def size(self) -> int:
@@ -106,7 +125,11 @@ def encode(value: Any) -> bytes:
 
 
 def parse(raw: bytes | None, cls: type[T]) -> T:
-    """JSON bytes as ``cls``. Raises Malformed with the path of what is wrong."""
+    """JSON bytes as ``cls``. Raises Malformed (empty, bad_json, bad_field) with the place of what is wrong.
+
+    Of a repeated name in an object the last one counts. NaN, infinities, UTF-8 faults and more than 1,024
+    levels are bad_json; an integer beyond 64 bits is a float, which no integer field takes.
+    """
     if raw is None:
         raise Malformed("empty", "the record has no value")
     try:
@@ -120,11 +143,9 @@ def parse(raw: bytes | None, cls: type[T]) -> T:
 
 
 def decode(record: Record, default_type: str) -> Any:
-    """The event in a record; type and version from its headers, ``default_type`` and 1 where absent.
+    """The event in a record, in its newest version; what it is say the headers (see ``type_of``).
 
-    Reads our own headers (``type``, ``version``) and CloudEvents binary mode (``ce_type``,
-    ``ce_dataschema`` is ignored; ``ce_type`` may be ``mailsluice.<type>.v<version>``). Raises
-    Malformed for an unknown type or version and for a value that does not fit.
+    Raises Malformed: unknown_type, unknown_version, and what ``parse`` raises.
     """
     name, version = type_of(record.headers, default_type)
     cls = _BY_TYPE.get((name, version))
@@ -140,20 +161,21 @@ def decode(record: Record, default_type: str) -> Any:
 
 
 def type_of(headers: Headers, default_type: str) -> tuple[str, int]:
-    """(type, version) named by the headers."""
+    """(type, version) named by the headers; ``default_type`` and 1 where they name none.
+
+    Our own headers are ``type`` and ``version``. Without ``type``, ``ce_type`` of CloudEvents' binary mode
+    counts: ``mailsluice.<type>.v<version>``, prefix and version may be left out. Raises Malformed
+    (unknown_version) where ``version`` is no number.
+    """
     raw = headers.get("type")
-    version_text = headers.get("version", b"1")
     if raw is None and "ce_type" in headers:
-        ce = headers["ce_type"].decode("utf-8", "replace").removeprefix("mailsluice.")
-        name, _, tail = ce.rpartition(".v")
-        if name and tail.isdigit():
-            return name, int(tail)
-        return ce, 1
-    try:
-        version = int(version_text)
-    except ValueError:
-        raise Malformed("unknown_version", f"version is not a number: {version_text[:20]!r}") from None
-    return (raw.decode("utf-8", "replace") if raw is not None else default_type), version
+        found = _CE_TYPE.fullmatch(headers["ce_type"].decode("utf-8", "replace"))
+        assert found is not None  # it matches everything
+        return found[1], int(found[2] or 1)
+    version = headers.get("version", b"1")
+    if not _VERSION.fullmatch(version):
+        raise Malformed("unknown_version", f"version is not a number: {version[:20]!r}")
+    return (raw.decode("utf-8", "replace") if raw is not None else default_type), int(version)
 
 
 def headers_from(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:

@@ -19,6 +19,7 @@ SUFFIXES: tuple[tuple[str, str], ...] = (
     (".google.com", "google"),
     (".googlemail.com", "google"),
     (".yahoodns.net", "yahoo"),
+    (".yahoo.co.jp", "yahoojapan"),
     (".olc.protection.outlook.com", "outlook"),
     (".mail.protection.outlook.com", "microsoft365"),
     (".mx.microsoft", "microsoft365"),
@@ -31,12 +32,17 @@ SUFFIXES: tuple[tuple[str, str], ...] = (
     (".free.fr", "free"),
     (".sfr.fr", "sfr"),
     (".kundenserver.de", "ionos"),
+    (".ionos.de", "ionos"),
+    (".ionos.com", "ionos"),
     (".mimecast.com", "mimecast"),
     (".pphosted.com", "proofpoint"),
     (".barracudanetworks.com", "barracuda"),
     (".iphmx.com", "ironport"),
     (".messagelabs.com", "messagelabs"),
     (".hornetsecurity.com", "hornet"),
+    (".sophos.com", "sophos"),
+    (".trendmicro.com", "trendmicro"),
+    (".trendmicro.eu", "trendmicro"),
     (".t-online.de", "tonline"),
     (".libero.it", "libero"),
     (".yandex.net", "yandex"),
@@ -50,6 +56,12 @@ SUFFIXES: tuple[tuple[str, str], ...] = (
     (".qq.com", "qq"),
     (".netease.com", "netease"),
 )
+
+_SECOND_LEVEL = frozenset({
+    "ac", "co", "com", "edu", "gen", "go", "gob", "gouv", "gov", "gr", "gv", "id", "info", "ltd",
+    "me", "mil", "ne", "net", "nhs", "nic", "nom", "or", "org", "plc", "police", "sch", "web",
+})  # fmt: skip
+"""Labels under which countries register names: Public Suffix List, those in use under several of them."""
 
 
 def provider_of(hosts: Sequence[str]) -> str:
@@ -69,11 +81,16 @@ def provider_of(hosts: Sequence[str]) -> str:
 
 
 def site_of(hosts: Sequence[str]) -> str:
-    """The MX site of a domain without a provider: the registrable-looking tail of its first host by name."""
+    """The MX site of a domain without a provider: the registrable tail of its first host by name.
+
+    That is its last two labels, or three under a country's second level (``co.uk``, ``com.br``): a short
+    list instead of the whole public suffix list, because a wrong guess only shares or splits a pace.
+    """
     if not hosts:
         return ""
     labels = min(host.rstrip(".").lower() for host in hosts).split(".")
-    return ".".join(labels[-2:]) if len(labels) > 2 else ".".join(labels)
+    second = len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVEL
+    return ".".join(labels[-3 if second else -2 :])
 
 
 def lane_of(provider: str, site: str) -> str:

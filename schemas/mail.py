@@ -10,7 +10,8 @@ change what they must, so that nobody parses a body to route it.
 ``origin``     topic/partition/offset/timestamp/index of the send
 ``tenant`` ``campaign`` ``stream``   identifiers; stream is marketing or transactional
 ``to``         recipient, normalised (schemas.address); its murmur2 is the partition
-``rcpt``       what goes into RCPT TO, where it differs from ``to`` (case of the local part)
+``rcpt``       what goes into RCPT TO, where it differs from ``to`` (case of the local part); else absent
+``keyed``      1 where the producer gave an idempotency key (``id`` derives from it); else absent
 ``attempt``    the attempt that this record asks for: 1 for the first
 ``expires``    Unix seconds: later than this it is not sent any more
 ``not_before`` Unix seconds: a scheduled mail; absent = now
@@ -19,6 +20,7 @@ change what they must, so that nobody parses a body to route it.
 ``consent``    letters: o (opens), c (clicks) may be tracked
 ``return_path``  VERP envelope sender, set by render; ``dkim`` the d= domain, set by sign
 ``guarantee``  at_most_once, or absent
+``note``       gmail_clips where render found HTML so long that Gmail cuts it; else absent
 ``priority``   0 .. 9
 ``received``   Unix seconds when the send was received (latency counts from it)
 ``next``       on the ladder: the topic that the record goes to when due; ``due`` Unix seconds
