@@ -173,6 +173,7 @@ class Outbox:
                 "idempotent producers (the embedded one) needs MAILSLUICE_BROKER_IDEMPOTENT=0"
             ) from None
         self._task = asyncio.create_task(self._pump(), name="outbox")
+        self._task.add_done_callback(self._pump_ended)
 
     async def stop(self) -> None:
         """Wait for what was put (30 s at most), then disconnect."""
@@ -281,14 +282,16 @@ class Outbox:
             if acked is not None:
                 try:
                     acked(offset)
-                except (
-                    Exception
-                ) as raised:  # asyncio would only log it, and what it was to do would be missing
+                except Exception as raised:  # asyncio would only log it; what should follow would be missing
                     self.end(70, f"the answer to a record of {line.topic} could not be worked on", raised)
                     return
             offset += 1
         if self.unacked == 0:
             self._idle.set()
+
+    def _pump_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.end(EXIT_SEND_FAILED, "the outbox ended", error)
 
     def _fail(self, line: _Line, error: BaseException) -> None:
         self.end(EXIT_SEND_FAILED, f"could not write to {line.topic}", error)

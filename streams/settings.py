@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import logging
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +130,11 @@ def load(environment: Mapping[str, str], **override: Any) -> Settings:
         except ValueError as error:
             faults.append(f"{key}={raw[:60]!r}: {error}")
     values.update(override)
-    if not faults:
-        settings = Settings(**values)
-        faults = _check(settings)
-        if not faults:
-            return settings
-    raise BadSettings("; ".join(faults))
+    settings = Settings(**values)
+    faults += _check(settings)
+    if faults:
+        raise BadSettings("; ".join(faults))
+    return settings
 
 
 _OTHERS = frozenset({"MAILSLUICE_TEST", "MAILSLUICE_CACHE"})
@@ -142,15 +144,27 @@ def _check(settings: Settings) -> list[str]:
     faults = []
     if not 1 <= settings.partitions <= 10_000:
         faults.append("MAILSLUICE_PARTITIONS must be 1 to 10000")
-    if len(settings.rungs) != 4 or list(settings.rungs) != sorted(settings.rungs) or settings.rungs[0] <= 0:
+    rungs = settings.rungs
+    grow = all(0 < shorter < longer < math.inf for shorter, longer in pairwise(rungs))
+    if len(rungs) != 4 or not grow:
         faults.append("MAILSLUICE_RUNGS must be 4 growing lengths in seconds")
     if settings.secret and min(len(s) for s in settings.secret.split(",")) < 32:
         faults.append("MAILSLUICE_SECRET: each secret needs at least 32 characters")
     if settings.profile not in ("production", "demo"):
         faults.append("MAILSLUICE_PROFILE must be production or demo")
     for name in ("session", "commit", "lifetime", "screen_horizon", "drain"):
-        if getattr(settings, name) <= 0:
+        if not 0 < getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be above 0 seconds")
+    for name in ("linger", "deliver_drain", "deliver_rate"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            faults.append(f"{variable(name)} must be 0 or more")
+    for name in ("largest", "window_bytes", "replication", "deliver_unacked", "deliver_port"):
+        if getattr(settings, name) < 1:
+            faults.append(f"{variable(name)} must be 1 or more")
+    if settings.deliver_port > 65_535:
+        faults.append("MAILSLUICE_DELIVER_PORT must be at most 65535")
+    if settings.log not in logging.getLevelNamesMapping():
+        faults.append("MAILSLUICE_LOG must be a level such as INFO or DEBUG")
     try:
         settings_networks(settings.deliver_networks)
     except ValueError as error:

@@ -1,0 +1,64 @@
+"""The catalogue of metrics: names and labels are durable, dashboards and alerts hang on them."""
+
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from streams import metrics
+
+CATALOGUE = """
+mailsluice_attempt_seconds histogram provider
+mailsluice_bugs counter stage
+mailsluice_commits counter stage,result
+mailsluice_dead_letters counter stage,reason
+mailsluice_delivery_age_seconds histogram provider,stream
+mailsluice_edge_requests counter edge,kind,status
+mailsluice_events counter kind
+mailsluice_lag_records gauge stage,topic
+mailsluice_lane_limit gauge provider,source
+mailsluice_lane_rate gauge provider,source
+mailsluice_lane_suspended_until gauge provider,source
+mailsluice_lane_waiting gauge provider
+mailsluice_oldest_message_seconds gauge stage
+mailsluice_outcomes counter provider,source,state,klass
+mailsluice_partitions_owned gauge stage
+mailsluice_rebalances counter stage
+mailsluice_records_in counter stage,topic
+mailsluice_records_in_work gauge stage
+mailsluice_records_out counter stage,topic
+mailsluice_repeats counter gate
+mailsluice_retries counter stage
+mailsluice_smtp_connections gauge provider,source
+mailsluice_stage_busy_seconds counter stage
+mailsluice_stray_partitions gauge stage
+mailsluice_suppressions counter reason
+mailsluice_unacknowledged_records gauge stage
+"""
+
+
+def found() -> dict[str, tuple[str, tuple[str, ...]]]:
+    kinds = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
+    metrics_ = [m for m in vars(metrics).values() if isinstance(m, tuple(kinds))]
+    return {m._name: (kinds[type(m)], m._labelnames) for m in metrics_}
+
+
+def test_names_and_labels_are_pinned():
+    text = "\n".join(f"{name} {kind} {','.join(labels)}" for name, (kind, labels) in sorted(found().items()))
+    assert text == CATALOGUE.strip(), text
+
+
+def test_names_say_what_they_count():
+    for name, (kind, labels) in found().items():
+        assert name.startswith("mailsluice_")
+        assert kind != "gauge" or not name.endswith("_total")
+        assert not set(labels) & {"address", "recipient", "reply", "email", "id"}
+
+
+def test_no_other_module_makes_a_metric():
+    root = Path(__file__).parents[2]
+    for package in ("streams", "agents", "schemas"):
+        for source in (root / package).rglob("*.py"):
+            if source != Path(metrics.__file__):
+                text = source.read_text()
+                for kind in ("Counter", "Gauge", "Histogram", "Summary"):
+                    assert not ("prometheus_client" in text and f" {kind}(" in text), source
