@@ -31,12 +31,12 @@ async def read_to_end(
     In offset order within a place. Raises WrongTopology where a topic or partition is missing, NoAnswer.
     """
     wanted = list(places)
+    if not wanted:
+        return
     reader = make_reader(settings)
     await started(reader, 10.0)
     try:
         tps = {TopicPartition(settings.topic(topic), p): (topic, p) for topic, p in wanted}
-        if not tps:
-            return
         await _must_exist(settings, reader, tps)
         begins = await reader.beginning_offsets(list(tps))
         at = {tp: max(begins[tp], (starts or {}).get(place, 0)) for tp, place in tps.items()}

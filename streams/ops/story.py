@@ -11,7 +11,7 @@ import orjson
 from agents.deliver.row import newer, read_row, reduce_outcome
 from schemas.address import normalise
 from schemas.codec import Malformed, Record
-from schemas.identity import origin_of
+from schemas.identity import mail_id, origin_of
 from streams.ops.tell import Item, tell
 
 NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
@@ -70,6 +70,12 @@ def address_of(send: Record) -> str:
 def send_origin(send: Record) -> str:
     """The origin of a record of mail-sends."""
     return origin_of(send.topic, send.partition, send.offset, send.timestamp)
+
+
+def id_of(send: Record, origin: str) -> str:
+    """The id of the mail that a send asks for."""
+    said = fields(send)
+    return mail_id(str(said.get("tenant", "default")), said.get("key") or None, address_of(send), origin)
 
 
 def dead_origin(letter: Record) -> str:

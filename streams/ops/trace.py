@@ -29,6 +29,7 @@ from streams.ops.story import (
     address_of,
     dead_origin,
     gather,
+    id_of,
     names_of,
     send_origin,
 )
@@ -77,7 +78,11 @@ async def trace(settings: Settings, wanted: str) -> Traced:
         sends = await _untaken(settings, partitions, found.to)
     elif "/" in wanted:
         sends = [send] if (send := await _send(settings, wanted)) else []
-        found.to = address_of(sends[0]) if sends else ""
+        if sends:
+            found.to, known = address_of(sends[0]), id_of(sends[0], wanted)
+            by_origin, by_id = matches, matcher(known)
+            # What readers do is told by id alone.
+            matches = lambda record: by_origin(record) or by_id(record)  # noqa: E731
     else:
         found.to = await _whose(settings, matches, partitions)
     found.partition = partition_of(found.to, partitions) if found.to else None
