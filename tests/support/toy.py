@@ -78,7 +78,7 @@ async def main(argv: Sequence[str]) -> None:
     settings = Settings(
         broker=broker,
         prefix=prefix,
-        session=3.0,
+        session=float(os.environ.get("TOY_SESSION", "3.0")),
         commit=0.2,
         broker_idempotent=os.environ.get("TOY_IDEMPOTENT") == "1",
     )

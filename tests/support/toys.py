@@ -226,7 +226,9 @@ async def committed(settings: Settings, group: str, topic: str, partition: int) 
 class ToyProcess:
     """A worker process of the toy."""
 
-    def __init__(self, settings: Settings, partitions: int, stages: str, *more: str) -> None:
+    def __init__(
+        self, settings: Settings, partitions: int, stages: str, *more: str, session: float = 3.0
+    ) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         root = str(TOY.parents[2])
         self.process = subprocess.Popen(
@@ -241,6 +243,7 @@ class ToyProcess:
                 *more,
             ],
             env={
+                "TOY_SESSION": str(session),
                 **os.environ,
                 "PYTHONPATH": root,
                 "TOY_IDEMPOTENT": "1" if settings.broker_idempotent else "0",
