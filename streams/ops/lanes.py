@@ -147,7 +147,7 @@ def _watch(settings: Settings, as_json: bool) -> None:
         while True:
             found = run(settings, read_policies(settings))
             if isinstance(live, Live):
-                live.update(table(rows(found, time.time())), refresh=True)
+                live.update(table(rows(found, time.time()), screen.width), refresh=True)
             else:
                 _print(found, as_json, screen)
             time.sleep(EVERY)
@@ -168,32 +168,35 @@ def _print(found: Policies, as_json: bool, screen: Console) -> None:
     if as_json:
         echo_json(listed)
     elif listed:
-        screen.print(table(listed))
+        screen.print(table(listed, screen.width))
     else:
         click.echo(
             "shape has published no limit yet: every lane is fed at its floor (MAILSLUICE_DELIVER_RATE)"
         )
 
 
-def table(listed: Iterable[dict[str, Any]]) -> Table:
-    """The rows for people."""
+def table(listed: Iterable[dict[str, Any]], width: int = 200) -> Table:
+    """The rows for people; below 110 columns without reason and time."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("provider", "limit of", "limit", "lent", "workers", "conns"):
         found.add_column(name, no_wrap=True, justify="left" if name in ("provider", "limit of") else "right")
-    found.add_column("why", ratio=1, no_wrap=True, overflow="ellipsis")
-    found.add_column("since", no_wrap=True)
+    wide = width >= 110
+    if wide:
+        found.add_column("why", ratio=1, no_wrap=True, overflow="ellipsis")
+        found.add_column("since", no_wrap=True)
     for row in listed:
         away = row["suspended_seconds"]
-        found.add_row(
+        cells: list[Text | str] = [
             Text(clean(row["provider"])),
             Text(clean(row["name"] if row["kind"] == "source" else f"d={row['name']}")),
             Text(f"off {away} s", style="bold red") if away else Text(rate_text(row["rate"])),
             rate_text(row["lent"]) if row["lent"] else "-",
             str(row["workers"]),
             str(row["connections"]),
-            Text(clean(row["reason"])),
-            utc(row["changed"]) if row["changed"] else "",
-        )
+        ]
+        if wide:
+            cells += [Text(clean(row["reason"])), utc(row["changed"]) if row["changed"] else ""]
+        found.add_row(*cells)
     return found
 
 

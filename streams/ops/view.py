@@ -6,7 +6,7 @@ Plain lines where standard output is no terminal: a log should be readable too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -35,8 +35,13 @@ CHANGES = {
     "uncap": ("back to", "green"),
     "cap": ("capped at", "yellow"),
     "freeze": ("growth frozen at", "yellow"),
+    "narrow": ("fewer connections at", "yellow"),
+    "shorten": ("shorter connections at", "yellow"),
+    "widen": ("one more connection at", "green"),
 }
 """Decisions worth a line: their words and colour."""
+GOOD = frozenset(("raise", "widen"))
+"""Too many of them for a log: that a lane does well is seen from its speed."""
 EVERY = 2.0
 """Seconds between two plain lines."""
 ALIVE = 10.0
@@ -107,7 +112,7 @@ class View:
         if now < self._line_at + EVERY:
             return
         self._line_at = now
-        for text in changes(table["lanes"], self._told, 8):
+        for text in changes(table["lanes"], self._told, 8, without=GOOD):
             self._print(f"{'':9} {text.plain}")
         self._told = max([self._told, *(d["time"] for lane in table["lanes"] for d in lane["decisions"])])
         ended = ", ".join(f"{count:,} {state}" for state, count in table["ended"].items())
@@ -172,10 +177,14 @@ def lanes_table(lanes: Iterable[dict[str, Any]], narrow: bool = False) -> Table:
     return found
 
 
-def changes(lanes: Iterable[dict[str, Any]], since: float, newest: int) -> list[Text]:
+def changes(
+    lanes: Iterable[dict[str, Any]], since: float, newest: int, without: Container[str] = ()
+) -> list[Text]:
     """The newest changes of limits after ``since`` (Unix seconds), in time order."""
     found = [(d["time"], lane["provider"], d) for lane in lanes for d in lane["decisions"]]
-    found = [row for row in found if row[0] > since and row[2]["what"] in CHANGES]
+    found = [
+        row for row in found if row[0] > since and row[2]["what"] in CHANGES and row[2]["what"] not in without
+    ]
     return [_change(provider, d) for _, provider, d in sorted(found, key=lambda row: row[0])[-newest:]]
 
 
