@@ -67,6 +67,8 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
     applied = Applied()
     try:
         old = await read_topology(settings, missing_ok=True)
+        if old is not None and old.lanes != lane_names():  # before a topic of other lanes is made
+            raise WrongTopology(_LANES.format(theirs=", ".join(old.lanes), ours=", ".join(lane_names())))
         partitions = old.partitions if old else settings.partitions
         present = set(await admin.list_topics())
         wanted = {settings.topic(topic.name): topic for topic in TOPICS}
@@ -81,6 +83,9 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
             if name not in present
         ]
         applied.present = sorted(set(wanted) & present)
+        if applied.present:  # refused before anything is made beside them
+            there = {name: wanted[name] for name in applied.present}
+            await _wait_for_leaders(admin, there, partitions, seconds, exact=old is None)
         # In groups: a broker with hundreds of partitions to make answers late, not wrong.
         for start in range(0, len(new), 20):
             group = new[start : start + 20]
@@ -98,8 +103,6 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
         await admin.close()
     if old is None:
         await _write_topology(settings, Topology(partitions=partitions, lanes=lane_names()))
-    elif old.lanes != lane_names():
-        raise WrongTopology(_LANES.format(theirs=", ".join(old.lanes), ours=", ".join(lane_names())))
     return applied
 
 

@@ -258,6 +258,13 @@ class ToyProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
 
+    async def ready(self, seconds: float = 30.0) -> None:
+        """Wait until it works and hears signals."""
+        end = time.monotonic() + seconds
+        while b"ready" not in os.pread(self.log.fileno(), 1000, 0):
+            assert time.monotonic() < end, "the toy did not start"
+            await asyncio.sleep(0.05)
+
     def end(self) -> str:
         """Kill it if it still runs, and read its log."""
         self.signal(signal.SIGCONT)

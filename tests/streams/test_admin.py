@@ -1,0 +1,122 @@
+"""``topics apply`` and the check at a worker's start."""
+
+import asyncio
+
+import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from schemas.lanes import lane_names
+from schemas.topology import Topology
+from streams import admin as admin_module
+from streams.admin import WrongTopology, add_partitions, apply, check, configuration, read_topology
+from streams.topics import BY_NAME, TOPICS
+from tests.support.brokers import admin, create_topics
+from tests.support.toys import settings_for
+
+
+async def counts(broker, settings):
+    async with admin(broker) as client:
+        found = await client.describe_topics([settings.topic(t.name) for t in TOPICS])
+    return {t["topic"].removeprefix(settings.prefix): len(t["partitions"]) for t in found}
+
+
+async def test_apply_makes_everything_once_and_workers_start_on_it(broker, prefix):
+    settings = settings_for(broker, prefix, partitions=2)
+    with pytest.raises(WrongTopology, match="run `mailsluice topics apply` first"):
+        await check(settings)
+    first = await apply(settings)
+    assert set(first.created) == {settings.topic(t.name) for t in TOPICS}
+    assert await counts(broker, settings) == {t.name: t.partitions or 2 for t in TOPICS}
+    assert await check(settings) == Topology(partitions=2, lanes=lane_names())
+    # Again, and with another wish for P: the record decides.
+    again = await apply(settings_for(broker, prefix, partitions=5))
+    assert again.created == []
+    assert len(again.present) == len(TOPICS)
+    assert (await check(settings)).partitions == 2
+    # A topic that is missing is made with the P of the record.
+    async with admin(broker) as client:
+        await client.delete_topics([settings.topic("mail-rendered")])
+    await asyncio.sleep(0.3)
+    assert (await apply(settings_for(broker, prefix, partitions=5))).created == [
+        settings.topic("mail-rendered")
+    ]
+    assert (await counts(broker, settings))["mail-rendered"] == 2
+
+
+async def test_other_lanes_are_refused_before_anything_is_made(apache_broker, prefix, monkeypatch):
+    settings = settings_for(apache_broker, prefix, partitions=1)
+    await create_topics(apache_broker, settings.topic("mail-topology"))
+    await admin_module._write_topology(settings, Topology(partitions=1, lanes=("gmail", "elsewhere")))
+    for command in (apply, check):
+        with pytest.raises(WrongTopology, match="lists the lanes gmail, elsewhere; this version works on"):
+            await command(settings)
+    async with admin(apache_broker) as client:
+        ours = [t for t in await client.list_topics() if t.startswith(prefix)]
+    assert ours == [settings.topic("mail-topology")]
+
+
+async def test_another_partition_count_is_refused_and_added_partitions_are_an_accident(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix, partitions=2)
+    await create_topics(apache_broker, settings.topic("mail-sends"), partitions=3)
+    with pytest.raises(WrongTopology, match="mail-sends has 3 partitions instead of 2"):
+        await apply(settings)  # producers already see 3: a P of 2 must not be written
+    assert await read_topology(settings, missing_ok=True) is None
+    async with admin(apache_broker) as client:
+        mine = [t for t in await client.list_topics() if t.startswith(prefix)]
+    assert mine == [settings.topic("mail-sends")]  # nothing was made beside it
+    settings = settings_for(apache_broker, prefix, partitions=3)
+    await apply(settings)
+    await add_partitions(settings, "mail-sends", 5)
+    assert (await apply(settings)).created == []
+    assert (await check(settings)).partitions == 3
+
+
+async def test_a_leader_that_does_not_come_is_named(apache_broker, prefix, monkeypatch):
+    settings = settings_for(apache_broker, prefix, partitions=1)
+    asked = []
+
+    class Without:
+        async def describe_topics(self, names):
+            asked.append(names)
+            return [
+                {
+                    "topic": n,
+                    "error_code": 0,
+                    "partitions": [{"error_code": 0, "leader": -1 if len(asked) < 9 else 1}],
+                }
+                for n in names
+            ]
+
+    wanted = {"mail-sends": BY_NAME["mail-sends"]}
+    with pytest.raises(WrongTopology, match="no leader after 0 s for: mail-sends"):
+        await admin_module._wait_for_leaders(Without(), wanted, 1, 0.3, exact=True)
+    asked.clear()
+    await admin_module._wait_for_leaders(Without(), wanted, 1, 5, exact=True)
+    assert len(asked) == 9
+    assert settings.partitions == 1
+
+
+def test_flow_topics_are_never_compacted_and_outlive_their_mail(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix, lifetime=86_400.0, replication=3)
+    for topic in TOPICS:
+        found = configuration(topic, settings)
+        assert found["min.insync.replicas"] == "2"
+        assert int(found["max.message.bytes"]) > settings.largest
+        if topic.kept == "flow":
+            assert found["cleanup.policy"] == "delete"
+            assert int(found["retention.ms"]) >= 2 * 86_400_000
+    assert configuration(BY_NAME["mail-suppressions"], settings)["cleanup.policy"] == "compact"
+    assert configuration(BY_NAME["mail-outcomes"], settings)["cleanup.policy"] == "delete"
+    assert configuration(BY_NAME["mail-screen-log"], settings)["cleanup.policy"] == "compact,delete"
+    assert configuration(BY_NAME["mail-wait-1m"], settings)["message.timestamp.type"] == "LogAppendTime"
+
+
+async def test_apache_takes_the_configuration(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix, partitions=1)
+    await apply(settings)
+    name = settings.topic("mail-wait-10m")
+    async with admin(apache_broker) as client:
+        answer = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    entries = {entry[0]: entry[1] for entry in answer[0].resources[0][4]}
+    expected = configuration(BY_NAME["mail-wait-10m"], settings)
+    assert {key: entries[key] for key in expected} == expected
