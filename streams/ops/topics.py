@@ -15,17 +15,21 @@ from schemas.topology import Topology
 from streams import admin
 from streams.broker import started
 from streams.ops.ask import as_json, asked, at_broker, console, echo_json, run
+from streams.ops.schema import schema
 from streams.settings import Settings
 from streams.topics import TOPICS, Topic
 
 
 @click.group()
 def topics() -> None:
-    """Make the Kafka topics that the pipeline needs, and list them.
+    """Make the Kafka topics that the pipeline needs, list them, write their schemas.
 
     \b
     Example: mailsluice topics apply --broker 127.0.0.1:9092 --partitions 16
     """
+
+
+topics.add_command(schema)
 
 
 @topics.command("apply")
