@@ -13,8 +13,10 @@ and are ready to take over.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Sequence
@@ -292,7 +294,9 @@ def run_control(settings: Settings) -> None:
 
 
 def main() -> None:
-    """``python -m streams.control``: settings from the environment."""
+    """``python -m streams.control [--die-with-parent]``: settings from the environment."""
+    if "--die-with-parent" in sys.argv[1:]:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     try:
         run_control(load(os.environ))
     except (BadSettings, BadPolicy, OSError) as error:

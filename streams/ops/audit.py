@@ -97,7 +97,12 @@ class Audit:
         """For ``--json`` and reports."""
         found: dict[str, Any] = {"received": self.received}
         found |= {end: self.counts[end] for end in ENDS}
-        found |= {"balanced": self.balanced, "bounced_late": self.bounced_late, "strangers": self.strangers, "seconds": round(self.seconds, 2)}
+        found |= {
+            "balanced": self.balanced,
+            "bounced_late": self.bounced_late,
+            "strangers": self.strangers,
+            "seconds": round(self.seconds, 2),
+        }
         if self.lost:
             found["lost_origins"] = self.lost[:20]
         return found

@@ -29,7 +29,7 @@ from streams.ops.send import publish
 from streams.ops.view import View
 from streams.ops.watcher import Watcher
 
-HTML = (Path(__file__).with_name("demo_campaign.html")).read_text("utf-8")
+HTML = Path(__file__).with_name("demo_campaign.html").read_text("utf-8")
 LATE = 4.0
 """Seconds that late bounces, complaints and readers get after the last mail has ended."""
 GRACE = 90.0
@@ -90,7 +90,9 @@ async def run(options: Options) -> int:
         )  # fmt: skip
         begun = time.monotonic()
         try:
-            view.say(f"starting the {options.broker} broker, {len(world.providers)} simulated providers and the workers")
+            view.say(
+                f"starting the {options.broker} broker, {len(world.providers)} simulated providers and the workers"
+            )
             await scene.start()
             return await _campaigns(options, scene, view, begun)
         except SceneFailed as error:
@@ -140,7 +142,12 @@ async def _campaigns(options: Options, scene: Scene, view: View, begun: float) -
 
 
 async def _follow(
-    watcher: Watcher, view: View, page: LivePage, done: Callable[[], bool], seconds: float, also: asyncio.Task[Any] | None
+    watcher: Watcher,
+    view: View,
+    page: LivePage,
+    done: Callable[[], bool],
+    seconds: float,
+    also: asyncio.Task[Any] | None,
 ) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and not done():
@@ -202,7 +209,13 @@ async def _bounced_and_delivered(scene: Scene) -> tuple[list[str], list[str]]:
 
 
 async def _judge(
-    options: Options, scene: Scene, first: Audit, second: dict[str, Any], seconds: float, whole: float, watcher: Watcher
+    options: Options,
+    scene: Scene,
+    first: Audit,
+    second: dict[str, Any],
+    seconds: float,
+    whole: float,
+    watcher: Watcher,
 ) -> dict[str, Any]:
     theirs = await asyncio.to_thread(scene.report)
     found = await audit(scene.settings)
@@ -244,12 +257,18 @@ def _late(found: Audit, theirs: dict[str, Any]) -> int:
 @click.command()
 @click.option("--messages", "-n", default=5000, show_default=True, help="Recipients of the campaign.")
 @click.option("--broker", default="embedded", show_default=True, metavar="embedded|apache|HOST:PORT")
-@click.option("--providers", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Another providers file (TOML).")
+@click.option(
+    "--providers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another providers file (TOML).",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the result as JSON.")
 @click.option("--keep", is_flag=True, help="Stay up afterwards, for a look around; Ctrl-C ends it.")
 @click.option("--port", default=2525, show_default=True, help="SMTP port of the simulated providers.")
 @click.option("--page", default=8024, show_default=True, help="Port of the live page on 127.0.0.1 (0: any).")
-@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, ledgers and state here.")
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, ledgers and state here."
+)
 def demo(**values: Any) -> None:
     """Send a campaign to simulated mailbox providers, on this machine alone, and judge the result.
 

@@ -81,7 +81,7 @@ class Supervisor:
         state.mkdir(parents=True, exist_ok=True)
         extra.setdefault("MAILSLUICE_STATE", str(state))
         if group == "control":
-            return self.add(name, ["-m", "streams.control"], **extra)
+            return self.add(name, ["-m", "streams.control", "--die-with-parent"], **extra)
         if group == "edge":
             return self.add(name, ["-m", "streams.edge.process", "--die-with-parent"], **extra)
         stages = ",".join(GROUPS.get(group, (group,)))
