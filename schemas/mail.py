@@ -37,6 +37,8 @@ from __future__ import annotations
 
 from schemas.codec import Headers, Record
 
+VERDICTS = frozenset({"rejected", "expired", "cancelled", "bounced", "suppressed"})
+"""What a verdict may say: these end a mail, and none of them claims that it was sent."""
 NOW = "-now"
 """Suffix of the twin topic that carries transactional mail; polled first."""
 

@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING
 
 from agents import Reject, Ticket
 from agents.deliver.attempt import Attempt
+from schemas.codec import Record
 from schemas.hosts import MailHosts
-from schemas.mail import NOW
+from schemas.mail import NOW, VERDICTS, is_verdict
 
 if TYPE_CHECKING:
     from agents.deliver.feed import Feed
     from agents.deliver.smtp import Session
 
 
+MOST_ATTEMPTS = 1_000_000
+LATEST = 1e11
+"""Unix seconds beyond which no time is meant (the year 5138)."""
+
+
 class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
-    ``stage``: waiting, sending, ended, gone (its partition is not ours any more, or it waits on the ladder).
+    ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
+    ours any more, or it waits on the ladder). ``verdict``: the outcome that a verdict names, else empty.
     """
 
     __slots__ = (
@@ -47,6 +54,7 @@ class Mail:
         "rcpt",
         "received",
         "session",
+        "shared",
         "source",
         "stage",
         "stream",
@@ -56,6 +64,7 @@ class Mail:
         "to",
         "topic",
         "urgent",
+        "verdict",
     )
 
     def __init__(self, ticket: Ticket, epoch: int, now: float) -> None:
@@ -68,6 +77,9 @@ class Mail:
             self.origin = headers["origin"].decode()
         except (KeyError, UnicodeDecodeError) as error:
             raise Reject("bad_envelope", f"header {error} is missing or unreadable") from None
+        if not (self.id and self.to):
+            raise Reject("bad_envelope", "header id or to is empty")
+        self.verdict = _verdict(record)
         self.ticket = ticket
         self.epoch = epoch
         self.queued = now
@@ -76,9 +88,9 @@ class Mail:
         self.domain = self.to.rpartition("@")[2]
         self.mail_from = record.text("return_path")
         self.body = record.value or b""
-        self.attempt = max(1, int(record.number("attempt", 1)))
-        self.expires = record.number("expires")
-        self.received = record.number("received")
+        self.attempt = _attempt(record)
+        self.expires = _between(record, "expires", 0, LATEST)
+        self.received = _between(record, "received", 0, LATEST)
         self.tenant = record.text("tenant", "default")
         self.campaign = record.text("campaign")
         self.stream = record.text("stream", "marketing")
@@ -87,6 +99,7 @@ class Mail:
         self.partition = record.partition
         self.topic = record.topic
         self.urgent = record.topic.endswith(NOW)
+        self.shared = "-lane-other-" in record.topic
         self.provider = record.text("provider")
         self.hosts: MailHosts | None = None
         self.source = ""
@@ -115,3 +128,30 @@ class Mail:
     def late(self, attempt: Attempt) -> None:
         """The reply came after all."""
         self.on_late(self, attempt)
+
+
+def _between(record: Record, name: str, least: float, most: float, default: float = 0.0) -> float:
+    found = record.number(name, default)
+    if not least <= found <= most:
+        raise Reject("bad_header", f"header {name} is {found:g}, not between {least:g} and {most:g}")
+    return found
+
+
+def _attempt(record: Record) -> int:
+    found = _between(record, "attempt", 1, MOST_ATTEMPTS, 1)
+    if found != int(found):
+        raise Reject("bad_header", f"header attempt is {found:g}, no whole number")
+    return int(found)
+
+
+def _verdict(record: Record) -> str:
+    if is_verdict(record):
+        outcome = record.text("outcome")
+        if outcome not in VERDICTS:
+            raise Reject("bad_verdict", f"header outcome is {outcome[:40]!r}, which ends no mail")
+        return outcome
+    if record.headers.get("type") != b"mail":
+        raise Reject("unknown_type", f"no mail and no verdict but {record.text('type')[:40]!r}")
+    if not record.value:
+        raise Reject("empty", "a mail without a body")
+    return ""

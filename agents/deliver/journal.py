@@ -32,8 +32,10 @@ class Journal:
             return self._monotonic() - since
         return 0.0
 
-    def write(self, mail: Mail, state: State, outcome: Outcome, acked: Callable[[], None]) -> None:
-        """Write an outcome; the row sees it at once, ``acked`` follows the broker's acknowledgement."""
+    def write(self, mail: Mail, state: State | None, outcome: Outcome, acked: Callable[[], None]) -> None:
+        """Write an outcome; the row sees it at once, ``acked`` follows the broker's acknowledgement.
+
+        Without a state the partition is not ours any more: only its next owner's rows see it."""
         self._number += 1
         number = self._number
         self._since[number] = self._monotonic()
@@ -42,8 +44,10 @@ class Journal:
             self._since.pop(number, None)
             acked()
 
-        ticket = self._ticket(mail)
-        state.put(ticket, mail.id.encode(), encode(outcome), done)
+        if state is None:
+            self._publish(_out(mail, outcome), done)
+        else:
+            state.put(self._ticket(mail), mail.id.encode(), encode(outcome), done)
 
     def emit(self, mail: Mail, out: Out, acked: Callable[[], None]) -> None:
         """Write a record that must be acknowledged before the outcome."""
@@ -55,7 +59,11 @@ class Journal:
 
     def late(self, mail: Mail, outcome: Outcome) -> None:
         """Journal a reply that came after the mail was given up: no ticket and perhaps no partition is left."""
-        self._publish(Out("mail-outcomes", encode(outcome), HEADERS, mail.id.encode(), mail.partition))
+        self._publish(_out(mail, outcome))
+
+
+def _out(mail: Mail, outcome: Outcome) -> Out:
+    return Out("mail-outcomes", encode(outcome), HEADERS, mail.id.encode(), mail.partition)
 
 
 class _Loose:

@@ -28,6 +28,11 @@ class Settings:
     """Delay after the first deferral; it grows threefold up to ``last_retry``, with 20 % of jitter."""
     last_retry: float = 21600.0
     """The longest delay between attempts."""
+    dot: float = 600.0
+    """Seconds that a provider may take to answer the final dot (RFC 5321 4.5.3.2.6): a mail whose reply we
+    cannot wait for is not tried again before."""
+    longest: float = 3000.0
+    """Seconds after which an attempt is broken off, though its server still shows signs of life."""
     settle: float = 2.0
     """On a revoke, mails under way get this long to end by themselves."""
     report: float = 1.0
@@ -67,5 +72,5 @@ def state_of(state: str, permanence: str, at_most_once: bool) -> tuple[str, bool
 
 def retry_delay(attempt: int, settings: Settings, chance: float) -> float:
     """Seconds until the next attempt after attempt ``attempt`` was deferred. ``chance`` in [0, 1)."""
-    delay = min(settings.last_retry, settings.first_retry * 3.0 ** (attempt - 1))
+    delay = min(settings.last_retry, settings.first_retry * 3.0 ** min(attempt - 1, 30))
     return float(delay * (0.8 + 0.4 * chance))

@@ -15,11 +15,13 @@ _LETTERS = {
     "cancelled": b"C",
     "suppressed": b"S",
     "rejected": b"R",
-    "unknown": b"u",
     "deferred": b"d",
+    "unknown": b"u",
     "intent": b"i",
 }
 _STATES = {letter: state for state, letter in _LETTERS.items()} | {b"U": "unknown"}
+_ORDER = tuple(reversed(_LETTERS))
+"""Of two ends of one attempt (two workers for a moment) everyone takes the same."""
 KEPT = 86400.0
 """Seconds that a row outlives its mail: what comes later without a row is expired anyway."""
 
@@ -37,7 +39,8 @@ def reduce_outcome(value: bytes) -> tuple[bytes, float]:
     found = orjson.loads(value)
     state = found["state"]
     letter = b"U" if state == "unknown" and found.get("final") else _LETTERS[state]
-    return letter + b"%d" % found["attempt"], found.get("expires", 0.0) + KEPT
+    expires = found.get("expires", 0.0)
+    return letter + b"%d" % found["attempt"], expires + KEPT if expires else 0.0  # 0: for ever
 
 
 def read_row(value: bytes) -> Row:
@@ -57,10 +60,4 @@ def newer(old: bytes, new: bytes) -> bool:
 
 
 def _rank(row: Row) -> tuple[bool, bool, int, int]:
-    known = row.state not in ("unknown", "intent")
-    return (
-        row.terminal,
-        row.terminal and known,
-        row.attempt,
-        0 if row.state == "intent" else 1 if not known else 2,
-    )
+    return row.terminal, row.terminal and row.state != "unknown", row.attempt, _ORDER.index(row.state)
