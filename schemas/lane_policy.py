@@ -19,7 +19,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``base`` … ``frozen_until`` are what the next leader of shape has to remember; workers need none of it:
     the rate without the passing cap, the rate at which the provider pushed back, when the law last cut
-    and raised, until when a reaction caps (``cap_until``) and until when growth is frozen.
+    and raised, until when a reaction caps (``cap_until``) and until when growth is frozen; until when
+    connections that the provider refused, or ended after ``per_connection`` messages, are not tried again.
     """
 
     kind: Literal["source", "dkim"]
@@ -39,6 +40,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     raised_at: float = 0.0
     cap_until: float = 0.0
     frozen_until: float = 0.0
+    connections_until: float = 0.0
+    per_connection_until: float = 0.0
 
     @property
     def key(self) -> bytes:

@@ -10,7 +10,12 @@ from schemas.codec import event
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Replies of one kind in the report's second: their class and action, how many, one sample."""
+    """Replies of one kind in the report's second: their class and action, how many, one sample.
+
+    ``open`` 0 or more: these refused a connection in its greeting and are no attempt's; so many others of
+    the worker's were open, the fewest. ``carried``: messages that the connection of such a reply had
+    carried before, the fewest; 0 none, or not known.
+    """
 
     klass: str
     action: str
@@ -19,6 +24,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 1
     sample: str = ""
     domain: str = ""
+    open: int = -1
+    carried: int = 0
 
 
 @event("lane_report", 1)
@@ -27,7 +34,7 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``kind`` ``delivery`` comes from deliver, ``feedback`` (complaints, late bounces, engagement) from
     classify. ``seconds`` that the sums cover; ``waiting``: records in buffers plus lag; ``connections``
-    open now; ``partitions`` owned; ``domains`` recipient domains attempted. ``time`` is in Unix seconds.
+    open now; ``busy``: how often all that were allowed were busy while a mail could have gone; ``partitions`` owned; ``domains`` recipient domains attempted. ``time`` is in Unix seconds.
     A worker with mail waiting reports every second, sums of zero too: the answer is its lease.
     """
 
@@ -50,6 +57,7 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clicks: int = 0
     waiting: int = 0
     connections: int = 0
+    busy: int = 0
     partitions: int = 0
     domains: int = 0
     replies: tuple[Reply, ...] = ()

@@ -25,7 +25,6 @@ from schemas.codec import Malformed, parse
 from schemas.hosts import Hosts, MailHosts
 from schemas.ladder import Rung, onto_ladder
 from schemas.lanes import lane_names, lane_topic, provider_of, site_of
-from schemas.mail import is_verdict
 from schemas.outcome import Outcome
 from schemas.outcome import State as OutcomeState
 from schemas.reply import Meaning
@@ -105,7 +104,7 @@ class Deliver:
             sources,
             clear=self._clear,
             before=self._before,
-            ended=lambda mail, session: self.feeds.freed(session, mail),
+            intend=self._intend,
             unreachable=self._unreachable,
             crowded=self._crowded,
             clock=clock,
@@ -126,19 +125,21 @@ class Deliver:
         mine = [mail for mail in self._mails.values() if mail.partition == partition]
         for mail in mine:
             if mail.stage == "waiting":
-                mail.stage = "gone"
-                del self._mails[mail.id]
+                self._give_back(mail)
         end = self._monotonic() + self._settings.settle
-        while self._under_way(partition) and self._monotonic() < end:
-            await asyncio.sleep(0.02)
-        for mail in self._under_way(partition):
-            if mail.session is not None:
-                mail.session.give_up()
-        while any(mail.partition == partition for mail in self._mails.values()):
-            await asyncio.sleep(0.01)  # the runner bounds this
-        if self._state.pop(partition, None) is not None:
+        try:
+            while self._under_way(partition) and self._monotonic() < end:
+                await asyncio.sleep(0.02)
+            for mail in self._under_way(partition):
+                if mail.session is not None:
+                    mail.session.give_up()
+            while any(mail.partition == partition for mail in self._mails.values()):
+                await asyncio.sleep(0.01)  # the runner bounds this
+        finally:
+            state = self._state.pop(partition, None)
+            self._allowance.own(len(self._state))
+        if state is not None:
             await self._rows.close(partition)
-        self._allowance.own(len(self._state))
 
     def _under_way(self, partition: int) -> list[Mail]:
         return [m for m in self._mails.values() if m.partition == partition and m.stage == "sending"]
@@ -166,31 +167,27 @@ class Deliver:
 
     def _take(self, mail: Mail, state: State) -> None:
         ticket = mail.ticket
+        if mail.id in self._mails:
+            # Before the row: an outcome that nobody has acknowledged yet must not cost us this copy.
+            self._aside(mail, self._rungs[0].seconds, reserved=False)
+            return
         raw = state.get(mail.id.encode())
         what = gate(mail.attempt, read_row(raw) if raw else None)
         if what == "repeat":
             self._observe(Outcome(id=mail.id, state="unknown", attempt=mail.attempt), 0.0, 1)
             ticket.done()
             return
-        if mail.id in self._mails:
-            self._aside(mail, self._rungs[0].seconds, reserved=False)
-            return
         ticket.keep()
         self._mails[mail.id] = mail
         mail.on_done, mail.on_late = self._ended, self._late
-        mail.on_may_start = mail.on_may_dot = self._may
+        mail.on_may_start, mail.on_may_dot = self._may_start, self._may
         if what == "orphan":
             self._end(mail, self._outcome(mail, "unknown", "intent_without_outcome", final=True))
-        elif is_verdict(ticket.record):
+        elif mail.verdict:
             record = ticket.record
             self._end(
                 mail,
-                self._outcome(
-                    mail,
-                    record.text("outcome", "rejected"),
-                    record.text("reason"),
-                    detail=record.text("detail"),
-                ),
+                self._outcome(mail, mail.verdict, record.text("reason"), detail=record.text("detail")),
             )
         elif mail.expires and mail.expires <= self._clock():
             self._end(mail, self._outcome(mail, "expired", "before_attempt"))
@@ -220,7 +217,7 @@ class Deliver:
         else:
             mail.hosts = hosts
             mail.provider = provider_of(hosts.names)
-            self.feeds.put(mail, mail.provider or site_of(hosts.names), "-lane-other-" in mail.topic)
+            self.feeds.put(mail, mail.provider or site_of(hosts.names))
 
     # -- decide
 
@@ -233,6 +230,10 @@ class Deliver:
             and self._fresh(mail.epoch)
             and self._suppressions(mail.partition).fresh(settings.suppressions_age)
         )
+
+    def _may_start(self, mail: Mail) -> bool:
+        """Asked before MAIL, and again before a DATA of its own: minutes may lie between them."""
+        return mail.partition not in self._closing and self._clear(mail)
 
     def _may(self, mail: Mail) -> bool:
         return mail.partition not in self._closing and self._fresh(mail.epoch)
@@ -253,28 +254,20 @@ class Deliver:
                 if row.applies(mail.tenant, mail.stream, now):
                     self._end(mail, self._outcome(mail, "suppressed", row.reason))
                     return False
-            if mail.once and mail.stage == "waiting" and not mail.intended:
-                return self._intent(mail)
             return True
         return False
 
-    def _intent(self, mail: Mail) -> bool:
-        """At-most-once: journal that we are about to send, and only then send."""
+    def _intend(self, mail: Mail) -> bool:
+        """At-most-once: journal that we are about to send; sending follows the acknowledgement.
+
+        Only now that nothing else is missing: after a crash each intent without an outcome is an unknown.
+        """
+        if not mail.once or mail.intended:
+            return False
         mail.stage, mail.intended = "intent", True
-
-        def acked() -> None:
-            if mail.stage == "intent" and mail.partition in self._closing:
-                # The next owner would take the intent for a mail that was sent: say that it was not.
-                self._defer(mail, "restart", "not sent: the worker stopped", "connect")
-            elif mail.stage == "intent":
-                mail.stage = "waiting"
-                if mail.feed is not None:
-                    mail.feed.put_back(mail)
-                    self.feeds.pump(mail.feed)
-
-        state = self._state[mail.partition]
-        self.journal.write(mail, state, self._outcome(mail, "intent", ""), acked)
-        return False
+        state = self._state.get(mail.partition)
+        self.journal.write(mail, state, self._outcome(mail, "intent", ""), lambda: self.feeds.launch(mail))
+        return True
 
     def _ended(self, mail: Mail, attempt: Attempt) -> None:
         session = mail.session
@@ -283,12 +276,13 @@ class Deliver:
             self.feeds.freed(session, mail)
 
     def _settle(self, mail: Mail, attempt: Attempt, session: Session | None) -> None:
-        stale = attempt.state == "failed" and attempt.phase == "mail" and attempt.carried > 1
+        closing = mail.partition in self._closing
+        # carried 0: closed before its first mail.
+        stale = attempt.state == "failed" and attempt.phase == "mail" and attempt.carried != 1
         if attempt.state == "held" or stale:
             # Nothing left us, or the server closed an idle connection: not an attempt.
-            if mail.partition in self._closing or mail.epoch != self._epoch():
-                mail.stage = "gone"
-                self._mails.pop(mail.id, None)
+            if closing or mail.epoch != self._epoch():
+                self._give_back(mail)
             elif mail.feed is not None:
                 mail.stage = "waiting"
                 mail.feed.put_back(mail)
@@ -312,7 +306,18 @@ class Deliver:
             seconds=attempt.seconds,
             final=final and state == "unknown",
         )
-        self._end(mail, outcome, again=state == "deferred" or (state == "unknown" and not final))
+        again = state == "deferred" or (state == "unknown" and not final)
+        # The server may answer yet, and its answer is journaled: only then a second one could do harm.
+        self._end(mail, outcome, again, self._settings.dot if closing and state == "unknown" else 0.0)
+
+    def _give_back(self, mail: Mail) -> None:
+        """Nothing was sent, and nothing may be: its record is done again by the next owner."""
+        if mail.intended:
+            # Who would take the intent for a mail that was sent: say that it was not.
+            self._defer(mail, "restart", "not sent: the worker stopped", "connect")
+        else:
+            mail.stage = "gone"
+            self._mails.pop(mail.id, None)
 
     def _late(self, mail: Mail, attempt: Attempt) -> None:
         """The real reply after we gave up waiting: the journal prefers it to unknown."""
@@ -348,7 +353,9 @@ class Deliver:
     def _crowded(self, mail: Mail, failed: ConnectFailed, source: str) -> None:
         """One connection too many: no attempt of the mail, but shape must know."""
         reply = f"{failed.code} {failed.text}"
-        self.reports.note(mail, source, self._meaning(reply, failed.host, failed.phase, mail.provider), reply)
+        meaning = self._meaning(reply, failed.host, failed.phase, mail.provider)
+        beside = self._pool.count((source, mail.feed.key)) if mail.feed else 0
+        self.reports.note(mail, source or "default", meaning, reply, beside)
 
     def _defer(self, mail: Mail, reason: str, reply: str, phase: str) -> None:
         meaning = self._meaning(reply, "", phase, mail.provider)
@@ -404,18 +411,17 @@ class Deliver:
             seconds=round(seconds, 4),
         )
 
-    def _end(self, mail: Mail, outcome: Outcome, again: bool = False) -> None:
-        """Journal an outcome; before it, where the mail is to be tried again, its next ladder record."""
+    def _end(self, mail: Mail, outcome: Outcome, again: bool = False, least: float = 0.0) -> None:
+        """Journal an outcome; before it, where the mail is to be tried again, its next ladder record (due in
+        ``least`` seconds or later)."""
         mail.stage = "ended"
         now = self._clock()
         state = self._state.get(mail.partition)
         if state is None:
             # A revoke ran out of time: the record is done again by its new owner, who should know this.
-            self._mails.pop(mail.id, None)
-            self.journal.late(mail, outcome)
-            return
+            mail.ticket_done = True
         age = now - mail.received if mail.received else 0.0
-        due = now + retry_delay(mail.attempt, self._settings, self._random())
+        due = now + max(least, retry_delay(mail.attempt, self._settings, self._random()))
         if again and mail.expires and due >= mail.expires:
             if outcome.state == "deferred":
                 outcome = _changed(outcome, state="expired", reason=outcome.reason or "no_time_left")
@@ -430,13 +436,13 @@ class Deliver:
         outcome = _changed(outcome, next_at=round(due, 3))
         headers = dict(mail.ticket.record.headers)
         headers["attempt"] = b"%d" % (mail.attempt + 1)
-        ladder = self._ladder(mail, headers, due)
+        ladder = self._ladder(mail, headers, due, now)
         self.journal.emit(
             mail, ladder, lambda: self.journal.write(mail, state, outcome, lambda: self._release(mail))
         )
 
-    def _ladder(self, mail: Mail, headers: dict[str, bytes], due: float) -> Out:
-        topic, found = onto_ladder(headers, mail.topic, due, self._clock(), self._rungs)
+    def _ladder(self, mail: Mail, headers: dict[str, bytes], due: float, now: float) -> Out:
+        topic, found = onto_ladder(headers, mail.topic, due, now, self._rungs)
         record = mail.ticket.record
         return Out(topic, record.value, found, record.key, mail.partition)
 
@@ -449,11 +455,20 @@ class Deliver:
 
     def _aside(self, mail: Mail, delay: float, reserved: bool = True) -> None:
         """Onto the ladder with the same attempt: waiting for a turn is not an attempt."""
+        if mail.intended:
+            # The same attempt would be taken for one that was sent.
+            self._defer(mail, "aside", "not sent: it waits for its turn", "connect")
+            return
         mail.stage = "gone"
         if reserved:
             self._mails.pop(mail.id, None)
-        out = self._ladder(mail, dict(mail.ticket.record.headers), self._clock() + delay)
-        mail.ticket.emit(out)
+        if not mail.ticket_done:  # else its copy is on the ladder already
+            self._copy(mail, delay)
+
+    def _copy(self, mail: Mail, delay: float) -> None:
+        """The record as it is onto the ladder; its own ticket is done."""
+        now = self._clock()
+        mail.ticket.emit(self._ladder(mail, dict(mail.ticket.record.headers), now + delay, now))
         mail.ticket_done = True
         mail.ticket.done()
 
@@ -468,13 +483,15 @@ class Deliver:
             if len(feed) and feed.timer is None:
                 self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing
         for mail in list(self._mails.values()):
-            if mail.stage == "sending" and not mail.ticket_done and now - mail.began > settings.blocked:
+            if mail.stage != "sending" or now - mail.began <= settings.blocked:
+                continue
+            if not mail.ticket_done:
                 # The copy is a repeat once the outcome is journaled; until then it waits on the longest rung.
-                mail.ticket.emit(
-                    self._ladder(mail, dict(mail.ticket.record.headers), wall + self._rungs[-1].seconds)
-                )
-                mail.ticket_done = True
-                mail.ticket.done()
+                self._copy(mail, self._rungs[-1].seconds)
+            if now - mail.began > settings.longest and mail.session is not None:
+                mail.session.close()
+        self.feeds.forget(mail.feed for mail in self._mails.values())
+        self.feeds.trim()
         self.reports.send(self._mails.values(), len(self._state), self._pool)
 
     def _sweep(self, feed: Feed, now: float, wall: float) -> None:
@@ -487,12 +504,13 @@ class Deliver:
                 elif mail.expires and mail.expires <= wall:
                     queue.popleft()
                     self._end(mail, self._outcome(mail, "expired", "in_lane"))
-                elif feed.shared and now - mail.queued > self._settings.patience and len(queue) > 1:
+                elif mail.shared and now - mail.queued > self._settings.patience and len(queue) > 1:
                     queue.popleft()
-                    feed.next_turn = max(feed.next_turn, now) + 1.0 / max(
-                        0.1, self.feeds.rate(feed, "", mail.dkim).rate
-                    )
-                    self._aside(mail, max(self._rungs[0].seconds, feed.next_turn - now))
+                    turn = 1.0 / max(0.1, self.feeds.pace(feed, mail.dkim))
+                    feed.next_turn = max(feed.next_turn, now) + turn
+                    # Its turn by today's rate, but looked at again soon: the rate may have grown meanwhile.
+                    turn = min(feed.next_turn - now, self._rungs[1].seconds)
+                    self._aside(mail, max(self._rungs[0].seconds, turn))
                 else:
                     break
 

@@ -182,6 +182,19 @@ class Allowance:
         Else the seconds to wait before asking again (at most MOST_WAIT), and nothing is counted. Unlike
         ``rate`` with a bucket of one's own, this holds the sum over all domains of a source.
         """
+        wait, buckets = self._look(provider, source, dkim, mono, wall)
+        for bucket in buckets:
+            bucket.spend()
+        return wait
+
+    def wait(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
+        """What ``take`` would answer, and nothing is counted."""
+        return self._look(provider, source, dkim, mono, wall)[0]
+
+    def _look(
+        self, provider: str, source: str, dkim: str, mono: float, wall: float
+    ) -> tuple[float, list[TokenBucket]]:
+        """(0.0, the buckets to take from), or the seconds to wait and no bucket."""
         buckets = []
         for key in (("source", source, provider), ("dkim", dkim, provider)):
             rate = self._own_rate(key, mono, wall)
@@ -193,11 +206,9 @@ class Allowance:
             bucket.set_rate(rate, mono)
             wait = bucket.wait(mono)
             if wait > 0.0:
-                return wait
+                return wait, []
             buckets.append(bucket)
-        for bucket in buckets:
-            bucket.spend()
-        return 0.0
+        return 0.0, buckets
 
     def _own_rate(self, key: Key, mono: float, wall: float) -> float | None:
         found = self._paces.get(key)

@@ -7,8 +7,8 @@ Everything is event-driven: ``pump`` runs when a mail comes, a session becomes f
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import ConnectFailed
@@ -20,25 +20,35 @@ from schemas.hosts import Hosts
 AGAIN = 0.02
 """Seconds until a feed asks again when the guarantee forbids a start just now."""
 CROWDED = 10.0
-"""Seconds for which no connection is opened after one was refused while others are open."""
+"""Seconds for which there are no more connections than were open when one was refused."""
+PAUSE = 0.1
+"""Seconds between the end of a connection and another that fills the limit: the provider may see them cross."""
+AT_ONCE = 2
+"""Connections that a feed opens at the same time: what is refused is then one, not many."""
 
 
 class Feed:
-    """The mails for one provider or site. ``shared``: its lane is, so it must not hold the lane's window."""
+    """The mails for one provider or site."""
 
-    def __init__(self, key: str, shared: bool) -> None:
+    def __init__(self, key: str) -> None:
         self.key = key
-        self.shared = shared
         self.urgent: deque[Mail] = deque()
         self.bulk: deque[Mail] = deque()
         self.opening = 0
         self.failed_until = 0.0
-        """No host answered: nothing is tried before (monotonic seconds)."""
+        """None of ``failed_hosts`` answered: they are not tried before (monotonic seconds)."""
+        self.failed_hosts: tuple[str, ...] = ()
         self.crowded_until = 0.0
-        """The provider refused one connection more: no further one is opened before."""
+        """The provider refused one connection more: until then there are no more than ``beside`` it."""
+        self.beside = 0
+        self.ended_at = float("-inf")
+        """When a connection ended last."""
+        self.busy: Counter[tuple[str, str]] = Counter()
+        """By source and DKIM domain: a mail could have gone, but all connections allowed were busy."""
         self.next_turn = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.turn = 0
+        self.pumping = False
 
     def __len__(self) -> int:
         return len(self.urgent) + len(self.bulk)
@@ -75,30 +85,30 @@ class Feeds:
         *,
         clear: Callable[[Mail], bool],
         before: Callable[[Mail], bool],
-        ended: Callable[[Mail, Session], None],
+        intend: Callable[[Mail], bool],
         unreachable: Callable[[Mail, ConnectFailed], None],
         crowded: Callable[[Mail, ConnectFailed, str], None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
-        and campaign; False when that ended the mail. ``ended``: ``session.start`` ended it at once and the
-        callback has run. ``unreachable``: no connection could be made for this mail;
-        ``crowded``: the provider takes no further one from that source, but has others of us."""
+        and campaign; False when that ended the mail. ``intend(mail)``: True where something must be journaled
+        before it starts; ``launch`` follows. ``unreachable``: no connection could be made for this mail;
+        ``crowded``: the provider takes no further one from that source (which may have others open)."""
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
         self._sources = tuple(sources) or ("",)
-        self._clear, self._before, self._unreachable, self._ended = clear, before, unreachable, ended
+        self._clear, self._before, self._unreachable, self._intend = clear, before, unreachable, intend
         self._crowded = crowded
         self._clock, self._monotonic = clock, monotonic
         self.feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
 
-    def put(self, mail: Mail, key: str, shared: bool) -> Feed:
+    def put(self, mail: Mail, key: str) -> Feed:
         """Queue a mail whose hosts are known."""
         feed = self.feeds.get(key)
         if feed is None:
-            feed = self.feeds[key] = Feed(key, shared)
+            feed = self.feeds[key] = Feed(key)
         mail.feed = feed
         (feed.urgent if mail.urgent else feed.bulk).append(mail)
         if feed.timer is None:
@@ -109,24 +119,43 @@ class Feeds:
         """What the feed may send from a source now."""
         return self._allowance.rate(feed.key, source or "default", dkim, self._monotonic(), self._clock())
 
+    def pace(self, feed: Feed, dkim: str) -> float:
+        """Messages a second that the feed may send now, from all sources."""
+        return sum(self.rate(feed, source, dkim).rate for source in self._sources)
+
     def freed(self, session: Session, mail: Mail) -> None:
         """The mail's session has nothing to do: the next mail for the same hosts, or back to the pool."""
         self._pool.release(session)
         if mail.feed is not None:
+            self._trim(mail.feed, "" if mail.source == "default" else mail.source)
             self.pump(mail.feed)
 
     def group_free(self, group: object) -> None:
         """A connection of the group has ended: its feed may open another one."""
         if isinstance(group, tuple):
             feed = self.feeds.get(group[1])
-            if feed is not None and feed.timer is None and len(feed):
+            if feed is not None:
+                feed.ended_at = self._monotonic()
+            if feed is not None and len(feed) and not feed.pumping:
+                if feed.timer is not None:  # it may have waited for longer, for want of this
+                    feed.timer.cancel()
+                    feed.timer = None
                 self._later(feed, AGAIN)
 
     def pump(self, feed: Feed) -> None:
         """Start what may start now; set the timer for the rest."""
+        if feed.pumping:
+            return  # a mail ended while it was being started: the loop below us goes on with the next one
         if feed.timer is not None:
             feed.timer.cancel()
             feed.timer = None
+        feed.pumping = True
+        try:
+            self._pump(feed)
+        finally:
+            feed.pumping = False
+
+    def _pump(self, feed: Feed) -> None:
         while not self.stopping:
             mail = feed.head()
             if mail is None:
@@ -134,7 +163,7 @@ class Feeds:
             if not self._clear(mail):
                 return self._later(feed, AGAIN)
             now = self._monotonic()
-            if feed.failed_until > now:
+            if feed.failed_until > now and mail.hosts and mail.hosts.names == feed.failed_hosts:
                 return self._later(feed, min(1.0, feed.failed_until - now))
             if not self._before(mail):
                 feed.pop(mail)
@@ -162,31 +191,47 @@ class Feeds:
                 )
                 least = min(least or wait, wait)
                 continue
-            session = self._pool.take((source, site_hosts), rate.per_connection)
-            if session is None:
-                crowded = feed.crowded_until - now
-                if crowded > 0 and self._pool.count((source, feed.key)):
-                    least = min(least or crowded, crowded)
-                else:
-                    self._open(feed, mail, source, rate)
-                continue
-            wait = self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
+            # The allowance first: a connection that has nothing to send is not opened.
+            wait = self._allowance.wait(feed.key, name, mail.dkim, now, self._clock())
             if wait > 0:
-                self._pool.release(session)
                 least = min(least or wait, wait)
                 continue
+            session = self._pool.take((source, site_hosts), rate.per_connection)
+            if session is None:
+                wait = self._pause(feed, (source, feed.key), rate, now)
+                if wait > 0:
+                    least = min(least or wait, wait)
+                else:
+                    self._open(feed, mail, source, rate)
+                if self._pool.count((source, feed.key)) >= rate.connections and not feed.opening:
+                    feed.busy[(name, mail.dkim)] += 1
+                continue
+            self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
             feed.pop(mail)
             mail.source, mail.session, mail.stage, mail.began = name, session, "sending", now
-            attempt = session.start(mail)
-            if attempt is not None:
-                mail.done(attempt)
-                self._ended(mail, session)
+            if not self._intend(mail):
+                self.launch(mail)
             return None
         return least
 
+    def launch(self, mail: Mail) -> None:
+        """Start a mail that has its session."""
+        assert mail.session is not None
+        mail.stage = "sending"
+        attempt = mail.session.start(mail)
+        if attempt is not None:
+            mail.done(attempt)
+
+    def _pause(self, feed: Feed, group: tuple[str, str], rate: Rate, now: float) -> float:
+        """Seconds until the group may have one connection more."""
+        count = self._pool.count(group)
+        if now < feed.crowded_until and count >= max(1, feed.beside):
+            return feed.crowded_until - now
+        return feed.ended_at + PAUSE - now if count + 1 >= rate.connections else 0.0
+
     def _open(self, feed: Feed, mail: Mail, source: str, rate: Rate) -> None:
         group = (source, feed.key)
-        if feed.opening >= min(len(feed), 4) or (
+        if feed.opening >= min(len(feed), AT_ONCE) or (
             self._pool.count(group) >= rate.connections and feed.opening
         ):
             return
@@ -220,14 +265,19 @@ class Feeds:
 
     def _no_connection(self, feed: Feed, mail: Mail, failed: ConnectFailed, group: tuple[str, str]) -> None:
         now = self._monotonic()
-        if failed.why == "reply" and failed.temporary and self._pool.count(group):
-            feed.crowded_until = now + CROWDED
-            self._crowded(mail, failed, group[0] or "default")
+        refused = failed.why == "reply" and failed.temporary and not failed.cached
+        if refused:
+            self._crowded(mail, failed, group[0])
+        if refused and self._pool.count(group):
+            feed.crowded_until, feed.beside = now + CROWDED, self._pool.count(group)
         elif failed.cached:
+            feed.failed_hosts = mail.hosts.names if mail.hosts else ()
             # Not tried for this mail: it waits; in a shared lane it steps aside when its patience ends.
             feed.failed_until = max(failed.retry_at, now + 0.5)
         elif mail.stage == "waiting":
             mail.stage = "ended"
+            mail.source = "" if refused else group[0] or "default"  # what was refused is reported already
+            feed.failed_hosts = mail.hosts.names if mail.hosts else ()
             feed.failed_until = max(failed.retry_at, now + 1.0)
             self._unreachable(mail, failed)
 
@@ -238,6 +288,25 @@ class Feeds:
     def _ring(self, feed: Feed) -> None:
         feed.timer = None
         self.pump(feed)
+
+    def trim(self) -> None:
+        """Close idle connections above what the limits allow by now. Call it once a second."""
+        for feed in self.feeds.values():
+            for source in self._sources:
+                self._trim(feed, source)
+
+    def _trim(self, feed: Feed, source: str) -> None:
+        group = (source, feed.key)
+        if self._pool.count(group):
+            self._pool.trim(group, self.rate(feed, source, "").connections)
+
+    def forget(self, busy: Iterable[Feed | None]) -> None:
+        """Drop the feeds of sites that have nothing left to do; ``busy``: those that some mail has."""
+        now, keep = self._monotonic(), set(busy)
+        for key, feed in list(self.feeds.items()):
+            until = max(feed.failed_until, feed.crowded_until, feed.next_turn, feed.ended_at + PAUSE)
+            if feed not in keep and not (len(feed) or feed.opening or feed.timer) and until < now:
+                del self.feeds[key]
 
     def stop(self) -> None:
         """Start nothing more."""

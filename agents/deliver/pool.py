@@ -57,6 +57,8 @@ class _Place:
     group: Hashable
     per_connection: int
     idle_since: float | None = None
+    leaving: bool = False
+    """QUIT was said: it is counted until the server has let it go."""
 
 
 class Pool:
@@ -98,7 +100,7 @@ class Pool:
             if session.ready and session.carried < per_connection:
                 place.per_connection = per_connection
                 return session
-            session.quit()
+            self._quit(session)
         return None
 
     async def acquire(
@@ -139,12 +141,19 @@ class Pool:
         if place is None or place.idle_since is not None:
             return  # closed meanwhile, or released before
         if self._stopping or not session.ready or session.carried >= place.per_connection:
-            session.quit()
+            self._quit(session)
             return
         place.idle_since = self._clock()
         self._idle.setdefault(place.site, []).append(session)
         if self._sweeper is None:
             self._sweep()
+
+    def trim(self, group: Hashable, most: int) -> None:
+        """Close idle connections of the group until no more than ``most`` are open, or none is idle."""
+        if self.count(group) > most:
+            leaving = sum(place.group == group and place.leaving for place in self._places.values())
+            for _ in range(self.count(group) - leaving - most):
+                self._make_room(group)
 
     def drain(self) -> int:
         """Start nothing more; end what is before its dot. Returns how many replies are still awaited."""
@@ -216,6 +225,10 @@ class Pool:
 
     # -- keeping count
 
+    def _quit(self, session: Session) -> None:
+        self._places[session].leaving = True
+        session.quit()
+
     def _make_room(self, group: Hashable) -> None:
         """Close the connection of the group that has been idle for longest."""
         idle = [
@@ -226,7 +239,7 @@ class Pool:
         if idle:
             session = min(idle)[2]
             self._idle[self._places[session].site].remove(session)
-            session.quit()
+            self._quit(session)
 
     def _closed(self, session: Session) -> None:
         place = self._places.pop(session)
@@ -249,7 +262,7 @@ class Pool:
         for site, sessions in list(self._idle.items()):
             for session in [s for s in sessions if (self._places[s].idle_since or 0.0) <= old]:
                 sessions.remove(session)
-                session.quit()
+                self._quit(session)
             if not sessions:
                 del self._idle[site]
         loop = asyncio.get_running_loop()

@@ -22,14 +22,26 @@ QUIET = 10.0
 """Seconds for which a lane without work goes on reporting, so that its lease is kept a while."""
 
 
+Kind = tuple[str, str, str, str, bool]
+"""Class, action, scope and rule of a reply, and whether it refused a connection in its greeting."""
+
+
 class _Sum:
-    __slots__ = ("domains", "replies", "samples", "states")
+    __slots__ = ("domains", "least", "replies", "samples", "states")
 
     def __init__(self) -> None:
         self.states: Counter[str] = Counter()
-        self.replies: Counter[tuple[str, str, str, str]] = Counter()
-        self.samples: dict[tuple[str, str, str, str], tuple[str, str]] = {}
+        self.replies: Counter[Kind] = Counter()
+        self.samples: dict[Kind, tuple[str, str]] = {}
+        self.least: dict[Kind, int] = {}
+        """Connections open beside the refused one, or messages that the connection had carried."""
         self.domains: set[str] = set()
+
+    def add(self, meaning: Outcome | Meaning, reply: str, domain: str, least: int, greeting: bool) -> None:
+        kind = (meaning.klass, meaning.action, meaning.scope, meaning.rule, greeting)
+        self.replies[kind] += 1
+        self.samples.setdefault(kind, (reply[:300], domain))
+        self.least[kind] = min(least, self.least.get(kind, least))
 
 
 class Reports:
@@ -57,13 +69,13 @@ class Reports:
         found.states[outcome.state] += 1
         found.domains.add(mail.domain)
         if outcome.state != "delivered":
-            kind = (outcome.klass, outcome.action, outcome.scope, outcome.rule)
-            _add(found, kind, outcome.reply, mail.domain)
+            before = max(0, mail.session.carried - 1) if mail.session else 0
+            found.add(outcome, outcome.reply, mail.domain, before, False)
 
-    def note(self, mail: Mail, source: str, meaning: Meaning, reply: str) -> None:
-        """Add a reply that is no attempt's: a connection refused in its greeting."""
+    def note(self, mail: Mail, source: str, meaning: Meaning, reply: str, beside: int) -> None:
+        """Add a reply that is no attempt's: a connection refused in its greeting, ``beside`` so many open."""
         found = self._sum((mail.feed.key if mail.feed else mail.provider, source, mail.dkim))
-        _add(found, (meaning.klass, meaning.action, meaning.scope, meaning.rule), reply, mail.domain)
+        found.add(meaning, reply, mail.domain, beside, True)
 
     def _sum(self, key: Key) -> _Sum:
         found = self._sums.get(key)
@@ -75,7 +87,12 @@ class Reports:
         """Publish the second's reports: every lane with work or within ``QUIET`` seconds of it."""
         now = self._monotonic()
         waiting: Counter[Key] = Counter()
+        busy: Counter[Key] = Counter()
         for mail in mails:
+            if mail.feed is not None and mail.feed.busy:
+                for (source, dkim), count in mail.feed.busy.items():
+                    busy[(mail.feed.key, source, dkim)] = count
+                mail.feed.busy.clear()
             if mail.feed is not None and mail.stage == "waiting":
                 for source in self._sources:  # it may go from any of them
                     waiting[(mail.feed.key, source, mail.dkim)] += 1
@@ -88,9 +105,9 @@ class Reports:
             self._number += 1
             self._allowance.sent(self._number, now)
             found = self._sums.pop(key) if key in self._sums else _Sum()
-            self._publish(self._report(key, found, waiting[key], partitions, pool))
+            self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool))
 
-    def _report(self, key: Key, found: _Sum, waiting: int, partitions: int, pool: Pool) -> Out:
+    def _report(self, key: Key, found: _Sum, waiting: int, busy: int, partitions: int, pool: Pool) -> Out:
         provider, source, dkim = key
         states = found.states
         report = LaneReport(
@@ -107,6 +124,7 @@ class Reports:
             unknown=states["unknown"],
             waiting=waiting,
             connections=pool.count(("" if source == "default" else source, provider)),
+            busy=busy,
             partitions=partitions,
             domains=len(found.domains),
             replies=tuple(
@@ -118,13 +136,10 @@ class Reports:
                     count=count,
                     sample=found.samples[kind][0],
                     domain=found.samples[kind][1],
+                    open=found.least[kind] if kind[4] else -1,
+                    carried=0 if kind[4] else found.least[kind],
                 )
                 for kind, count in found.replies.most_common(MAX_REPLIES)
             ),
         )
         return Out("mail-lane-reports", encode(report), HEADERS, None, 0)
-
-
-def _add(found: _Sum, kind: tuple[str, str, str, str], reply: str, domain: str) -> None:
-    found.replies[kind] += 1
-    found.samples.setdefault(kind, (reply[:300], domain))

@@ -6,6 +6,7 @@ Consumes ``mail-lane-reports``: one sum a second per worker, lane, source and DK
 - ``rules.py``    what the TOML files say: limits per provider, the law's figures, reactions to replies
 - ``limit.py``    the state of one limit, and what it measured lately
 - ``policy.py``   the control law: fast down, slow up, clamped
+- ``connections.py`` how many connections: a law of their own
 - ``leases.py``   the lease book: who may use how much, so that the sum never exceeds the limit
 - ``agent.py``    report in, records out; what a new leader remembers
 - ``explain.py``  decisions as lines for people

@@ -127,7 +127,7 @@ class Shaper:
 
     def _uncap(self, limit: Limit, now: float) -> list[Fact]:
         """The limit without the cap that has run out. Growth goes on from the rate before it."""
-        limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, cap_connections=0, raised_at=now)
+        limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
         self.state = {**self.state, limit.key: limit}
         fresh = limit.policy(self.settings.limits(limit.key[2], limit.key[0]), now)
         reason = "the cap has run out: " + limit.reason

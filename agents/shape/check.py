@@ -9,7 +9,7 @@ from schemas.lane_report import LaneReport
 MOST = 10_000_000
 _COUNTS = (
     *("attempts", "delivered", "deferred", "bounced", "unknown", "complaints", "late_bounces"),
-    *("opens", "clicks", "waiting", "connections", "partitions"),
+    *("opens", "clicks", "waiting", "connections", "busy", "partitions"),
 )
 
 
@@ -30,6 +30,7 @@ def refused(report: LaneReport) -> str:
             return f"not a name: {text[:40]!r}"
     if not all(names):
         return "worker, provider and source must be named"
-    if len(report.replies) > 1000 or any(not 0 <= reply.count <= MOST for reply in report.replies):
+    counts = [(reply.count, reply.carried, reply.open + 1) for reply in report.replies]
+    if len(counts) > 1000 or not all(0 <= count <= MOST for found in counts for count in found):
         return "replies: more than 1,000 kinds, or an impossible count"
     return ""

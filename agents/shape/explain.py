@@ -15,6 +15,9 @@ _VERBS = {
     "uncap": "back to",
     "suspend": "suspended; afterwards",
     "freeze": "growth frozen at",
+    "narrow": "fewer connections at",
+    "widen": "one more connection at",
+    "shorten": "shorter connections at",
 }
 
 

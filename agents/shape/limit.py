@@ -22,6 +22,8 @@ class Sample(NamedTuple):
     seconds: float
     attempts: int
     throttled: int
+    connections: int = 0
+    busy: int = 0
 
 
 class Measured(NamedTuple):
@@ -75,6 +77,9 @@ class Limit:
 
     ``rate`` is the law's; ``ceiling`` the rate at which the provider pushed back last (0: not known);
     ``probes`` raises near it since; ``cap_*`` a reaction's passing cap; ``frozen_until``: no growth before.
+    ``connections`` allowed (0: as configured), changed at ``connected_at``, not more before
+    ``connections_until``; ``per_connection``: messages that one is known to carry, believed until
+    ``per_connection_until``.
     """
 
     key: Key
@@ -87,9 +92,13 @@ class Limit:
     throttled_at: float = 0.0
     suspended_until: float = 0.0
     cap_rate: float = 0.0
-    cap_connections: int = 0
     cap_until: float = 0.0
     frozen_until: float = 0.0
+    connections: int = 0
+    connected_at: float = 0.0
+    connections_until: float = 0.0
+    per_connection: int = 0
+    per_connection_until: float = 0.0
     reason: str = ""
     samples: tuple[Sample, ...] = ()
     hits: tuple[Hit, ...] = ()
@@ -127,23 +136,42 @@ class Limit:
             taken=max(newest, average) if few else newest,
         )
 
+    def room(self, limits: Limits) -> int:
+        """Connections allowed now, over all workers."""
+        return min(max(limits.connections, limits.max_connections), self.connections or limits.connections)
+
+    def carries(self, limits: Limits, now: float) -> int:
+        """Messages that one connection may carry."""
+        known = self.per_connection if now < self.per_connection_until else limits.per_connection
+        return min(known, limits.per_connection)
+
+    def opened(self, but: str = "") -> int:
+        """Connections open by the newest reports of all workers, ``but`` of one."""
+        # A worker's DKIM domains share its connections to a source: each of its reports counts them all.
+        # At the limit of a DKIM domain, the same of several sources would add up; it never grows there.
+        found: dict[str, int] = {}
+        for sample in self.samples:
+            if sample.stream[0] != but:
+                found[sample.stream[0]] = sample.connections
+        return sum(found.values())
+
+    def short(self) -> int:
+        """Reports since the last change that say: all connections were busy while a mail could have gone."""
+        return sum(sample.busy > 0 for sample in self.samples if sample.time > self.connected_at)
+
     def policy(self, limits: Limits, now: float) -> LanePolicy:
         """What workers are told, and what the next leader has to remember."""
         kind, name, provider = self.key
         capped = now < self.cap_until
         rate = min(self.rate, self.cap_rate) if capped and self.cap_rate else self.rate
-        most = max(limits.connections, limits.max_connections)
-        connections = min(most, max(limits.connections, int(limits.connections * rate / limits.start)))
-        if capped and self.cap_connections:
-            connections = min(connections, self.cap_connections)
         return LanePolicy(
             kind=kind,
             name=name,
             provider=provider,
             rate=rate,
             minimum=min(limits.minimum, rate),
-            connections=connections,
-            per_connection=limits.per_connection,
+            connections=self.room(limits),
+            per_connection=self.carries(limits, now),
             suspended_until=self.suspended_until,
             reason=self.reason,
             time=now,
@@ -153,6 +181,8 @@ class Limit:
             raised_at=self.raised_at,
             cap_until=self.cap_until if capped else 0.0,
             frozen_until=self.frozen_until,
+            connections_until=self.connections_until,
+            per_connection_until=self.per_connection_until,
         )
 
 
@@ -169,8 +199,12 @@ def restored(policy: LanePolicy, limits: Limits) -> Limit:
         raised_at=policy.raised_at,
         suspended_until=policy.suspended_until,
         cap_rate=policy.rate if capped else 0.0,
-        cap_connections=policy.connections if capped else 0,
         cap_until=policy.cap_until,
         frozen_until=policy.frozen_until,
+        connections=policy.connections,
+        connected_at=policy.time,
+        connections_until=policy.connections_until,
+        per_connection=policy.per_connection,
+        per_connection_until=policy.per_connection_until,
         reason=policy.reason,
     )

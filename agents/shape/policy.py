@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agents.shape.check import refused
+from agents.shape.connections import about_connections, connect, spent
 from agents.shape.limit import Key, Limit, Sample
 from agents.shape.react import lower, react, sweep
 from agents.shape.rules import Law, Limits, Settings
@@ -36,7 +37,7 @@ def decide(
             continue
         limits = settings.limits(report.provider, key[0])
         replies = [reply for reply in report.replies if reply.scope in scopes]
-        before = state.get(key) or Limit(key, limits.start, now, raised_at=now)
+        before = state.get(key) or Limit(key, limits.start, now, raised_at=now, connected_at=now)
         after, what, reply = _step(before, report, replies, limits, settings, now)
         if not what and key not in state and key is source:
             after, what = replace(after, reason="nothing known yet"), "start"
@@ -64,13 +65,15 @@ def _step(
     limit: Limit, report: LaneReport, replies: list[Reply], limits: Limits, settings: Settings, now: float
 ) -> tuple[Limit, str, Reply | None]:
     """One limit and one report: the limit after it, what was decided ("" = nothing), a sample reply."""
-    slow = [reply for reply in replies if reply.action == "slow" and reply.count]
+    law = settings.law
+    slow = [r for r in replies if r.action == "slow" and r.count and not about_connections(r)]
     throttled = sum(reply.count for reply in slow)
     blocked = sum(reply.count for reply in replies if reply.action == "hold")
     if report.kind == "delivery":
         other = report.dkim if limit.key[0] == "source" else report.source
-        sample = Sample(now, (report.worker, other), report.seconds, report.attempts, throttled)
-        limit = limit.sampled(sample, settings.law.window)
+        counts = (report.attempts, throttled, report.connections, report.busy)
+        sample = Sample(now, (report.worker, other), report.seconds, *counts)
+        limit = limit.sampled(sample, law.window)
     tally = limit.tally.add(
         now,
         settings.sweep,
@@ -81,17 +84,18 @@ def _step(
         complaints=report.complaints,
     )
     limit = replace(limit, tally=tally, throttled_at=now if throttled else limit.throttled_at)
+    limit, widened, about = connect(limit, report, replies, limits, law, now)
     if now < limit.suspended_until:
-        return limit, "", None
-    limit, what, reply = react(limit, replies, limits, settings.reactions, now)
+        return limit, widened, about
+    limit, what, reply = react(limit, [r for r in replies if not spent(r)], limits, settings.reactions, now)
     if not what:
         limit, what = sweep(limit, limits, settings.sweep, now)
-    if what or now < limit.cap_until or report.kind != "delivery":
-        return limit, what, reply
-    limit, what = _cut(limit, limits, settings.law, now)
-    if what:
-        return limit, what, slow[0] if slow else None
-    return *_raise(limit, limits, settings.law, now), None
+    if not what and now >= limit.cap_until and report.kind == "delivery":
+        limit, what = _cut(limit, limits, law, now)
+        reply = slow[0] if slow else None
+        if not what:
+            limit, what = _raise(limit, limits, law, now)
+    return (limit, what, reply) if what else (limit, widened, about)
 
 
 def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
@@ -123,7 +127,8 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
     if near and quiet < law.probe_after:
         return limit, ""
-    used = limit.measured().rate
+    seen = limit.measured()
+    used = max(seen.rate, seen.taken)  # the average lags behind a rate that grows
     if used < law.used * limit.rate:
         return limit, ""
     rate, ceiling = limit.rate * law.grow, limit.ceiling
@@ -138,4 +143,6 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
         f", near {ceiling:.3g}/s" if near and ceiling else ""
     )
     probes = limit.probes + 1 if near else 0
+    if probes >= law.probes:  # nobody minded any of them: it is no ceiling any more
+        ceiling, probes = 0.0, 0
     return replace(limit, rate=rate, ceiling=ceiling, probes=probes, raised_at=now, reason=reason), "raise"

@@ -25,7 +25,11 @@ def react(
         if total < reaction.count:
             limit = replace(limit, hits=(*rest, *mine[-100:], new))
             continue
-        cap = bool(reaction.lasting) and now + reaction.lasting > limit.cap_until
+        cap = bool(reaction.rate) and now + reaction.lasting > limit.cap_until
+        if reaction.connections:
+            room = min(limit.room(limits), reaction.connections)
+            until = max(limit.connections_until, now + reaction.lasting)
+            limit = replace(limit, connections=room, connected_at=now, connections_until=until)
         limit = replace(
             limit,
             hits=rest,
@@ -33,11 +37,12 @@ def react(
             raised_at=now,
             suspended_until=now + reaction.suspend if reaction.suspend else limit.suspended_until,
             cap_rate=reaction.rate if cap else limit.cap_rate,
-            cap_connections=reaction.connections if cap else limit.cap_connections,
             cap_until=now + reaction.lasting if cap else limit.cap_until,
             reason=f"{reaction.name}: {total} replies within {reaction.window:g} s",
         )
-        return limit, "suspend" if reaction.suspend else "cap" if cap else "cut", seen[0]
+        if reaction.suspend or cap:
+            return limit, "suspend" if reaction.suspend else "cap", seen[0]
+        return limit, "narrow" if reaction.connections else "cut", seen[0]
     return limit, "", None
 
 

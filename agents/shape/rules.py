@@ -25,7 +25,7 @@ class Limits:
     """What one source may do at a provider. Rates in messages/s."""
 
     connections: int
-    """At the start rate; grows with the rate up to ``max_connections``."""
+    """To begin with; one more where they are the bottleneck, up to ``max_connections``."""
     per_connection: int
     """Messages before QUIT."""
     start: float
@@ -35,7 +35,7 @@ class Limits:
     maximum: float
     """The law never goes above."""
     max_connections: int = 0
-    """0: the same as ``connections``, whatever the rate."""
+    """0: the same as ``connections``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,16 @@ class Law:
     """A probe adds this part of the ceiling."""
     probe_after: float = 7200.0
     """Quiet time before a probe."""
+    probes: int = 6
+    """After so many probes that nobody minded the ceiling is forgotten."""
     used: float = 0.7
-    """Only a limit used this far is raised."""
+    """Only a limit used this far is raised; one used less may be short of connections."""
+    short: int = 5
+    """Reports in the window that must say that all were busy before there is one more."""
+    connect_after: float = 3600.0
+    """Time between changes of connections upwards."""
+    refused_for: float = 14400.0
+    """Connections that were refused, or messages too many on one, are not tried again for so long."""
     lease: float = 5.0
     """Duration of a lease."""
     forget: float = 30 * 86400.0
@@ -99,8 +107,8 @@ class Reaction:
     """What to do when ``count`` replies of a kind came within ``window`` seconds.
 
     ``rules`` are names of ``replies.toml`` (wildcards allowed), ``classes`` its classes; one match is
-    enough. ``factor`` multiplies the rate for good; ``rate`` and ``connections`` cap for ``lasting``
-    seconds; ``suspend`` stops the lane for so many seconds.
+    enough. ``factor`` multiplies the rate for good; ``rate`` caps for ``lasting`` seconds;
+    ``connections`` there are at most, with no growth for ``lasting`` seconds; ``suspend`` stops the lane for so many seconds.
     """
 
     name: str

@@ -132,7 +132,7 @@ def test_raises_need_quiet_time_and_a_limit_that_is_used():
     assert decide(report(10), {KEY: limit(frozen_until=NOW + 1)}, SETTINGS, NOW)[0] == []
     policy, decision = one(decide(report(10), {KEY: limit()}, SETTINGS, NOW))
     assert (decision.what, policy.rate) == ("raise", 15.0)
-    assert policy.connections == 3
+    assert policy.connections == 2
 
 
 def test_a_raise_stops_below_the_ceiling_and_probes_from_there():

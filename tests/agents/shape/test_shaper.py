@@ -16,7 +16,7 @@ from schemas.lane_report import LaneReport, Reply
 
 NOW = 1_800_000_000.0
 LAW = Law(window=5, cut_after=2, settle=1, raise_after=1, lease=3.0)
-CAP = Reaction("few", rules=("cap",), connections=1, lasting=60.0)
+CAP = Reaction("few", rules=("cap",), connections=1, rate=2.0, lasting=60.0)
 SETTINGS = Settings(Limits(2, 20, 10.0, 1.0, 40.0), reactions=(CAP,), law=LAW)
 KEY = ("source", "s", "p")
 
@@ -76,7 +76,8 @@ def test_the_next_leader_remembers_what_the_last_one_wrote():
         "cut_at",
         "raised_at",
         "cap_until",
-        "cap_connections",
+        "connections",
+        "connections_until",
         "frozen_until",
         "reason",
     ):
@@ -103,10 +104,12 @@ def test_a_cap_that_ran_out_is_published_by_the_clock():
     shaper = leading()
     shaper.on_report(report(), NOW, 0.0)
     facts = shaper.on_report(report(2, NOW, Reply(klass="x", action="slow", rule="cap")), NOW, 0.1)
-    assert facts[0].connections == 1
+    assert (facts[0].rate, facts[0].connections) == (2.0, 1)
     assert shaper.tick(NOW + 59, 59.0) == ([], [])
     (policy, decision), _ = shaper.tick(NOW + 60, 60.0)
-    assert (policy.connections, policy.cap_until, decision.what) == (2, 0.0, "uncap")
+    assert (policy.rate, policy.cap_until, decision.what) == (10.0, 0.0, "uncap")
+    # Connections come back one by one, where they are the bottleneck.
+    assert (policy.connections, policy.connections_until) == (1, NOW + 60)
     assert shaper.tick(NOW + 61, 61.0)[0] == []
 
 
