@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 
 import orjson
+from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
-from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, repeat, row_for
+from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
 from schemas.codec import Malformed, Record, encode, parse
 from schemas.event import MailEvent
 from schemas.gate import GateRow
 from schemas.identity import event_id, mail_id
 from schemas.ladder import Rung, onto_ladder
-from schemas.mail import is_verdict, number, twin
+from schemas.mail import VERDICTS, is_verdict, number, twin
 from schemas.suppression import Suppression
 
 STAGE = Stage(
@@ -37,6 +38,10 @@ STAGE = Stage(
 )
 _ROW = {"type": b"gate", "version": b"1"}
 _EVENT = {"type": b"event", "version": b"1"}
+_Open = dict[str, list[Callable[[], None]]]
+"""The keys of rows that are written and not acknowledged, and what waits for each."""
+LATEST = 1e11
+"""Unix seconds beyond which no time is meant (the year 5138)."""
 
 
 class Screen:
@@ -58,19 +63,23 @@ class Screen:
         self._rungs = rungs
         self._clock = clock
         self._state: dict[int, State] = {}
-        self._open: Counter[int] = Counter()
-        """Rows written and not acknowledged, by partition."""
+        self._open: dict[int, _Open] = {}
 
     async def assigned(self, partition: int) -> None:
         """Read the partition's rows to their end."""
+        self._open[partition] = {}
         self._state[partition] = await self._rows.open(partition)
 
     async def revoked(self, partition: int) -> None:
         """What was decided goes out first: a row that lands behind the next owner's reading could differ from
         what that one decides. The runner bounds the wait."""
-        while self._open[partition]:
-            await asyncio.sleep(0.005)
-        if self._state.pop(partition, None) is not None:
+        try:
+            while self._open.get(partition):
+                await asyncio.sleep(0.005)
+        finally:  # also when the runner's patience ends
+            self._open.pop(partition, None)
+            state = self._state.pop(partition, None)
+        if state is not None:
             await self._rows.close(partition)
 
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
@@ -87,39 +96,51 @@ class Screen:
         record = ticket.record
         mail = candidate(record)
         keys = keys_of(mail)
+        other: GateRow | None = None
         for key in looked_up(mail):
             raw = state.get(key.encode())
-            if raw is not None:
-                row = parse(raw, GateRow)
-                what = repeat(mail, row)
-                if what != "again" and key not in keys:
-                    continue  # a refusal does not count as this campaign's one mail to the address
-                if what == "again":
-                    ticket.emit(self._output(record, mail, row, partition, now))
-                else:
-                    ticket.emit(self._event(mail, "suppressed", what, "", partition, now, row.origin))
-                ticket.done()
-                return
+            if raw is None:
+                continue
+            row = parse(raw, GateRow)
+            if repeat(mail, row) == "again":
+                out = self._output(record, mail, row, partition, now)
+                lacking = [k for k in keys if state.get(k.encode()) is None] if missing(row, key) else []
+                return self._write(ticket, state, [replace(row, key=k) for k in lacking], out, key)
+            # A refused send is a duplicate too: it may have been accepted, and called one, the first time.
+            if mail.stream == "marketing" or key in keys:
+                other = other or row
+        if other is not None:  # only now: what was decided about this very send comes first
+            out = self._event(mail, "suppressed", repeat(mail, other), "", partition, now, other.origin)
+            return self._write(ticket, state, [], out, other.key)
         found = self._suppressions(partition).scan(mail.to.encode() + b"|")
         rows = [parse(value, Suppression) for _, value in found]
         decision, reason = decide(mail, rows, self._settings, now)
-        waiting = len(keys)
-        output: Out | None = None
+        made = [row_for(key, mail, decision, reason, self._settings, now) for key in keys]
+        self._write(ticket, state, made, self._output(record, mail, made[0], partition, now))
+
+    def _write(
+        self, ticket: Ticket, state: State, rows: Sequence[GateRow], out: Out, behind: str = ""
+    ) -> None:
+        """The rows, acknowledged, and that under the key ``behind``, where it is on its way; then ``out``."""
+        partition = ticket.record.partition
+        way = self._open[partition]
+        waiting = len(rows) + (behind in way)
 
         def written() -> None:
             nonlocal waiting
             waiting -= 1
-            self._open[partition] -= 1
-            if not waiting and output is not None and self._state.get(partition) is state:
-                ticket.emit(output)
+            if waiting <= 0 and self._state.get(partition) is state:
+                ticket.emit(out)
                 ticket.done()
 
+        if not waiting:
+            return written()
         ticket.keep()
-        for key in keys:
-            row = row_for(key, mail, decision, reason, self._settings, now)
-            output = output or self._output(record, mail, row, partition, now)
-            self._open[partition] += 1
-            state.put(ticket, key.encode(), encode(row), written)
+        if behind in way:
+            way[behind].append(written)
+        for row in rows:
+            way[row.key] = [written]
+            state.put(ticket, row.key.encode(), encode(row), partial(_acknowledged, way, row.key))
 
     def _output(self, record: Record, mail: Candidate, row: GateRow, partition: int, now: float) -> Out:
         if row.decision != "pass":
@@ -133,7 +154,7 @@ class Screen:
             consent = self._consent(mail, partition)
             if consent:
                 headers["consent"] = consent
-        topic = twin("mail-screened", mail.stream)
+        topic = row.to_topic or twin("mail-screened", mail.stream)
         if row.not_before > now:
             topic, headers = onto_ladder(headers, topic, row.not_before, now, self._rungs)
         return Out(topic, record.value, headers, record.key, partition)
@@ -170,12 +191,8 @@ def candidate(record: Record) -> Candidate:
     """The headers of an enqueued record. Raises Reject where the envelope lacks what every mail has."""
     headers = record.headers
     try:
-        mail = headers["id"].decode()
-        to, origin, tenant = (
-            headers["to"].decode(),
-            headers["origin"].decode(),
-            record.text("tenant", "default"),
-        )
+        mail, to, origin = (headers[name].decode() for name in ("id", "to", "origin"))
+        tenant = record.text("tenant", "default")
         keyed = mail != mail_id(tenant, None, to, origin)
         return Candidate(
             id=mail,
@@ -185,12 +202,35 @@ def candidate(record: Record) -> Candidate:
             stream=record.text("stream", "marketing"),
             to=to,
             lane=record.text("lane"),
-            expires=record.number("expires"),
-            not_before=record.number("not_before"),
+            expires=_time(record, "expires"),
+            not_before=_time(record, "not_before"),
             host=record.text("host"),
-            outcome=record.text("outcome") if is_verdict(record) else "",
+            outcome=_outcome(record),
             reason=record.text("reason"),
             digest=blake2b(record.value or b"", digest_size=8).hexdigest() if keyed else "",
         )
     except (KeyError, UnicodeDecodeError) as error:
         raise Reject("bad_envelope", f"header {error} is missing or unreadable") from None
+
+
+def _acknowledged(way: _Open, key: str) -> None:
+    for follow in way.pop(key, ()):
+        follow()
+
+
+def _time(record: Record, name: str) -> float:
+    found = record.number(name)
+    if not 0 <= found <= LATEST:
+        raise Reject("bad_header", f"header {name} is {found:g}, which is no time")
+    return found
+
+
+def _outcome(record: Record) -> str:
+    if not is_verdict(record):
+        if record.headers.get("type") != b"accepted":
+            raise Reject("unknown_type", f"no send and no verdict but {record.text('type')[:40]!r}")
+        return ""
+    outcome = record.text("outcome")
+    if outcome not in VERDICTS:
+        raise Reject("bad_verdict", f"header outcome is {outcome[:40]!r}, which ends no mail")
+    return outcome

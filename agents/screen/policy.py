@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from schemas.gate import GateRow
 from schemas.identity import mail_id
+from schemas.mail import twin
 from schemas.suppression import Suppression
 
 
@@ -54,9 +55,16 @@ def keys_of(mail: Candidate) -> tuple[str, ...]:
 def looked_up(mail: Candidate) -> tuple[str, ...]:
     """The keys under which a decision about this very send may lie: enqueue may have refused it in one try
     and taken it in another, and the first of the two stands."""
-    if mail.stream != "marketing":
-        return (f"i|{mail.id}",)
-    return (f"c|{mail.to}|{mail.tenant}|{mail.campaign}", f"i|{mail.id}")
+    by_recipient, by_id = f"c|{mail.to}|{mail.tenant}|{mail.campaign}", f"i|{mail.id}"
+    # The usual one first. Both, because a campaign's stream may have changed between two tries.
+    return (by_recipient, by_id) if mail.stream == "marketing" else (by_id, by_recipient)
+
+
+def missing(row: GateRow, found: str) -> bool:
+    """Whether the row of a send that is redone, found under key ``found``, has to be written under its other
+    keys as well: a crash may have come between the two. Not so where enqueue had refused the send: that is
+    remembered under its id alone."""
+    return row.decision == "pass" or not found.startswith("i|")
 
 
 def repeat(mail: Candidate, row: GateRow) -> str:
@@ -94,6 +102,7 @@ def row_for(key: str, mail: Candidate, decision: str, reason: str, settings: Set
         decision=decision,
         reason=reason,
         lane=mail.lane,
+        to_topic=twin("mail-screened", mail.stream) if decision == "pass" else "",
         expires=mail.expires,
         not_before=mail.not_before,
         until=max(now + settings.horizon, mail.expires + 86400.0),
