@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -95,6 +96,7 @@ class App:
         self._fatal = fatal
         self._resolver = Resolver(settings.dns)
         self._campaigns: Campaigns | None = None
+        self._common: Follower | None = None
         self._followers: list[Follower] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._last: list[Callable[[], Any]] = []
@@ -152,9 +154,15 @@ class App:
         self._followers.append(follower)
         return follower
 
+    async def _common_follower(self) -> Follower:
+        """For topics of one partition, which no stage follows as its own: each follower fetches for itself."""
+        if self._common is None:
+            self._common = await self._follower()
+        return self._common
+
     async def _table_of_campaigns(self) -> Campaigns:
         if self._campaigns is None:
-            self._campaigns = Campaigns(await self._follower())
+            self._campaigns = Campaigns(await self._common_follower())
             await self._campaigns.open()
         return self._campaigns
 
@@ -305,7 +313,7 @@ class App:
         return WithViews(agent, [suppressions])
 
     async def _follow_policy(self, allowance: Allowance) -> None:
-        follower = await self._follower()
+        follower = await self._common_follower()
 
         def feed(messages: Sequence[Any]) -> None:
             for message in messages:
@@ -399,17 +407,23 @@ class Meanings:
         return found
 
 
+# ``labels`` takes a lock and checks its arguments each time.
+_counter: Callable[..., Any] = functools.cache(metrics.OUTCOMES.labels)
+_attempt: Callable[..., Any] = functools.cache(metrics.ATTEMPT_SECONDS.labels)
+_age: Callable[..., Any] = functools.cache(metrics.DELIVERY_AGE.labels)
+
+
 def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
     """Counts an attempt's outcome."""
     if repeat:
         metrics.REPEATS.labels("two").inc()
         return
     provider = provider_label(outcome.provider)
-    metrics.OUTCOMES.labels(provider, outcome.source, outcome.state, outcome.klass).inc()
+    _counter(provider, outcome.source, outcome.state, outcome.klass).inc()
     if outcome.seconds:
-        metrics.ATTEMPT_SECONDS.labels(provider).observe(outcome.seconds)
+        _attempt(provider).observe(outcome.seconds)
     if outcome.state == "delivered" and age:
-        metrics.DELIVERY_AGE.labels(provider, outcome.stream).observe(age)
+        _age(provider, outcome.stream).observe(age)
 
 
 def _newer_suppression(old: bytes, new: bytes) -> bool:

@@ -79,6 +79,12 @@ def range_over(partitions: int) -> type[RangePartitionAssignor]:
     return FirstRange
 
 
+def fetch_wait_ms(settings: Settings) -> int:
+    """How long a fetch waits for its first record. Apache Kafka answers the moment it comes; the embedded
+    broker looks only now and then, the more rarely the longer the wait is."""
+    return 400 if settings.broker_idempotent else 50
+
+
 def make_group_consumer(settings: Settings, group: str, fetch: int, partitions: int) -> AIOKafkaConsumer:
     """A member of a consumer group. ``fetch``: bytes fetched per partition and request.
 
@@ -95,7 +101,7 @@ def make_group_consumer(settings: Settings, group: str, fetch: int, partitions: 
         heartbeat_interval_ms=max(100, int(settings.session * 1000 / 6)),
         rebalance_timeout_ms=60_000,
         max_poll_interval_ms=300_000,
-        fetch_max_wait_ms=50,
+        fetch_max_wait_ms=fetch_wait_ms(settings),
         max_partition_fetch_bytes=fetch,
         fetch_max_bytes=16 * 1024 * 1024,
         metadata_max_age_ms=60_000,

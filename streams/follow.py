@@ -21,6 +21,10 @@ from streams.broker import make_reader, started, stopped
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.follow")
+EAGER = (50, 1)
+"""Wait (ms) and bytes of a fetch while somebody waits for its answer."""
+CALM = (200, 262_144)
+"""And otherwise: nobody waits for a single record of a table, and a fetch costs as much as 20 records."""
 Sink = Callable[[Sequence[Any]], None]
 """Takes aiokafka ConsumerRecords of one partition, in offset order; must not block."""
 
@@ -65,7 +69,7 @@ class Follower:
         self._consumer = make(settings)
         self._followed: dict[TopicPartition, _Followed] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._changed = False
+        self._wait_ms = EAGER[0]
 
     async def start(self) -> None:
         """Connect and start reading."""
@@ -121,7 +125,15 @@ class Follower:
         followed = self._followed[tp]
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         followed.waiters.append((followed.answers + answers, waiter))
+        self._pace()
         await waiter
+
+    def _pace(self) -> None:
+        # The client's own settings, which it reads for each fetch (pinned; tests/streams/test_pace.py).
+        waited = any(followed.waiters for followed in self._followed.values())
+        fetcher = self._consumer._fetcher
+        self._wait_ms, fetcher._fetch_min_bytes = EAGER if waited else CALM
+        fetcher._fetch_max_wait_ms = self._wait_ms
 
     def fresh(self, topic: str, partition: int, seconds: float) -> bool:
         """Whether the partition was confirmed read to its end within the last ``seconds``."""
@@ -147,7 +159,7 @@ class Follower:
             if self._consumer._fetcher.error_future.done():
                 raise RuntimeError("the client reads no more")
             try:
-                found = await self._consumer.getmany(timeout_ms=50, max_records=5000)
+                found = await self._consumer.getmany(timeout_ms=self._wait_ms, max_records=5000)
             except OffsetOutOfRangeError as error:
                 for tp in error.args[0]:
                     self._outside(tp)
@@ -175,6 +187,7 @@ class Follower:
             for tp, followed in list(self._followed.items()):
                 self._progress(tp, followed, looked)
             looked = now
+            self._pace()
             if found:
                 await asyncio.sleep(0)
 

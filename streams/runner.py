@@ -36,7 +36,7 @@ from agents import Agent, Out, Stage
 from schemas.codec import Malformed, Record, headers_from
 from schemas.mail import NOW
 from streams import metrics
-from streams.broker import Outbox, make_group_consumer, raw_headers, started, stopped
+from streams.broker import Outbox, fetch_wait_ms, make_group_consumer, raw_headers, started, stopped
 from streams.ownership import Ownership
 from streams.settings import Settings
 from streams.watermark import Watermark
@@ -56,6 +56,10 @@ NOWHERE = TopicPartition("", 0)
 """Polled where nothing has room: it keeps the membership and takes no record."""
 FAILING = 30.0
 """Seconds for which every read may fail (the client retries an outage by itself) before the process ends."""
+BUSY = 100.0
+"""Records/s from which on a fetch waits for MUCH bytes, but BUSY_WAIT_MS at most, not for the first record."""
+MUCH = 65_536
+BUSY_WAIT_MS = 50
 CHAIN_SLICES = 4
 """Slices that may wait for a chained stage before the stage before it waits."""
 
@@ -143,6 +147,8 @@ class Runner(ConsumerRebalanceListener):
         self._hurry = asyncio.Event()
         self._behind: list[deque[Work]] = []
         self._stray = 0
+        self._taken = 0
+        self._paced = time.monotonic()
         self._names = {settings.topic(topic): topic for topic in stage.topics}
         self._in = {topic: metrics.RECORDS_IN.labels(stage.name, topic) for topic in stage.topics}
         self._busy = metrics.STAGE_SECONDS.labels(stage.name)
@@ -259,7 +265,10 @@ class Runner(ConsumerRebalanceListener):
             found = await consumer.getmany(*urgent, timeout_ms=0, max_records=size)
             if found:
                 return found
-        return dict(await consumer.getmany(*urgent, *bulk, timeout_ms=50, max_records=size * 2))
+        lines = sum(len(share.lines) for share in self._shares.values())
+        # A partition that has no room now may have it in a moment, and this call would not see it.
+        patience = 250 if len(urgent) + len(bulk) == lines else 50
+        return dict(await consumer.getmany(*urgent, *bulk, timeout_ms=patience, max_records=size * 2))
 
     def _with_room(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
         urgent: list[TopicPartition] = []
@@ -364,6 +373,7 @@ class Runner(ConsumerRebalanceListener):
                 queue.append(work)
         if taken:
             self._in[name].inc(taken)
+            self._taken += taken
             share.wake.set()
 
     def _finished(self, share: Share, line: Line, work: Work) -> None:
@@ -563,7 +573,21 @@ class Runner(ConsumerRebalanceListener):
             if self._consumer._fetcher.error_future.done():
                 raise RuntimeError("the client reads no more")
             await self._commit()
+            self._pace()
             self._gauges()
+
+    def _pace(self) -> None:
+        """A fetch costs as much as 20 records, more where a stage has many topics: under load fetch less often.
+
+        The client has no setting that can be changed while it runs: these are its own (the version is
+        pinned; tests/streams/test_pace.py looks that they still work).
+        """
+        now = time.monotonic()
+        busy = self._taken > BUSY * (now - self._paced)
+        self._taken, self._paced = 0, now
+        fetcher = self._consumer._fetcher
+        fetcher._fetch_min_bytes = MUCH if busy else 1
+        fetcher._fetch_max_wait_ms = BUSY_WAIT_MS if busy else fetch_wait_ms(self.settings)
 
     async def _commit(self) -> None:
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
