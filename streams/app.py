@@ -201,7 +201,7 @@ class App:
     async def _enqueue(self, stage: Stage, ownership: Ownership) -> Agent:
         campaigns = await self._table_of_campaigns()
         return Enqueue(
-            enqueue_policy.Settings(lifetime=self.settings.lifetime),
+            enqueue_policy.Settings(lifetime=self.settings.lifetime, hold=self.settings.enqueue_hold),
             self.partitions,
             campaigns,
             campaigns.read_to_end,
@@ -280,7 +280,7 @@ class App:
 
         pool = Pool(
             lambda target, source: connect(target, where, source),
-            PoolSettings(),
+            PoolSettings(cooldown=settings.deliver_cooldown),
             time.monotonic,
             random.random,
             free,

@@ -65,8 +65,12 @@ class Settings:
     """Name for EHLO; empty = this machine's name."""
     deliver_rate: float = 1.0
     """Messages/s and source of all workers together while shape has published nothing about a lane."""
+    deliver_cooldown: float = 30.0
+    """Seconds for which an address that refused a connection is left alone."""
     deliver_unacked: int = 200
     """Unacknowledged outcomes above which no DATA starts."""
+    enqueue_hold: float = 30.0
+    """Seconds for which the sends of an unknown campaign wait for it, once per campaign."""
     screen_horizon: float = 14 * 86400.0
     """Seconds for which gate one remembers a send."""
     keys: Path = Path("keys")

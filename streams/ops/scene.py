@@ -34,6 +34,8 @@ DEMO = {
     "deliver_hostname": "mx.mailsluice.test",
     "return_domain": RETURN_DOMAIN,
     "commit": 0.3,
+    "deliver_cooldown": 2.0,
+    "enqueue_hold": 5.0,
     "log": "INFO",
 }
 """The demo profile: short rungs, mails that live a minute, nothing but loopback."""
