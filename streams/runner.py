@@ -24,7 +24,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -88,6 +88,8 @@ class Line:
     """This start is counted in ``crashes`` already."""
     tried: int = 0
     """The poll that last asked for a record to be tried alone."""
+    rest: list[Any] = field(default_factory=list)
+    """Read already, to be tried alone one after the other."""
     bury: bool = False
     """The next record killed the process when tried alone: it goes to the dead letters unseen."""
     hole: int = -1
@@ -230,10 +232,13 @@ class Runner(ConsumerRebalanceListener):
         failing_since = None
         while not self._stopping:
             urgent, bulk = self._with_room()
+            suspect = self._next_suspect()
+            if suspect is not None and not suspect.rest:
+                bulk.append(suspect.tp)
             self._poll += 1
             poll = self._poll
             try:
-                found = await self._read(urgent, bulk)
+                found = await self._read(urgent, bulk, suspect is not None and bool(suspect.rest))
                 failing_since = None
             except OffsetOutOfRangeError as error:
                 raise LogGone(
@@ -247,19 +252,25 @@ class Runner(ConsumerRebalanceListener):
                 log.warning("stage %s could not read: %r; trying again", self.stage.name, error)
                 await asyncio.sleep(0.3)
                 continue
+            if suspect is not None and suspect.rest:
+                found = {**found, suspect.tp: suspect.rest}
+                suspect.rest = []
             if found:
                 await self._note_begun(found, poll)
             for tp, messages in found.items():
                 self._take(tp, messages, poll)
+            if suspect is not None and self.outbox.trial is suspect and not suspect.mark.span:
+                self.outbox.trial = None  # a rebalance came between
             await asyncio.sleep(0)
 
     async def _read(
-        self, urgent: list[TopicPartition], bulk: list[TopicPartition]
+        self, urgent: list[TopicPartition], bulk: list[TopicPartition], at_once: bool
     ) -> dict[TopicPartition, list[Any]]:
         consumer, size = self._consumer, self.stage.slice
         if not urgent and not bulk:
             found: dict[TopicPartition, list[Any]] = await consumer.getmany(NOWHERE, timeout_ms=0)
-            await asyncio.sleep(0.01)
+            if not at_once:
+                await asyncio.sleep(0.01)
             return found
         if urgent:
             found = await consumer.getmany(*urgent, timeout_ms=0, max_records=size)
@@ -267,7 +278,7 @@ class Runner(ConsumerRebalanceListener):
                 return found
         lines = sum(len(share.lines) for share in self._shares.values())
         # A partition that has no room now may have it in a moment, and this call would not see it.
-        patience = 250 if len(urgent) + len(bulk) == lines else 50
+        patience = 0 if at_once else 250 if len(urgent) + len(bulk) == lines else 50
         return dict(await consumer.getmany(*urgent, *bulk, timeout_ms=patience, max_records=size * 2))
 
     def _with_room(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
@@ -276,7 +287,6 @@ class Runner(ConsumerRebalanceListener):
         if self.outbox.full:
             return urgent, bulk
         stage, limit = self.stage, self.settings.window_bytes
-        suspects: list[Line] = []
         for share in self._shares.values():
             if share.stopping or share.task is None:
                 continue
@@ -285,18 +295,30 @@ class Runner(ConsumerRebalanceListener):
                 if line.mark.span >= stage.window or line.in_work_bytes >= limit:
                     continue
                 if line.alone:
-                    suspects.append(line)
-                elif line.name.endswith(NOW):
+                    continue
+                if line.name.endswith(NOW):
                     urgent.append(line.tp)
                 elif not waiting:
                     bulk.append(line.tp)
-        if suspects and self.outbox.trial is None:
-            # One record in the whole process, in turns: the guilty one shows itself, no innocent is buried.
-            suspect = min(suspects, key=lambda line: line.tried)
-            if not suspect.mark.span:
-                suspect.tried = self._poll + 1
-                bulk.append(suspect.tp)
         return urgent, bulk
+
+    def _next_suspect(self) -> Line | None:
+        """The line whose next record is to be tried alone: one record in the whole process, in turns, so
+        that the guilty one shows itself and no innocent is buried."""
+        if self.outbox.trial is not None or self.outbox.full:
+            return None
+        lines = [
+            line
+            for share in self._shares.values()
+            if share.task is not None and not share.stopping
+            for line in share.lines.values()
+            if line.alone
+        ]
+        if not lines:
+            return None
+        suspect = min(lines, key=lambda line: line.tried)
+        suspect.tried = self._poll + 1
+        return suspect
 
     def _line(self, tp: TopicPartition, poll: int) -> Line | None:
         share = self._shares.get(tp.partition)
@@ -330,7 +352,7 @@ class Runner(ConsumerRebalanceListener):
             if message.offset < line.next:
                 continue
             if line.alone and (line.mark.span or self.outbox.trial not in (None, line)):
-                self._consumer.seek(tp, message.offset)
+                line.rest = [m for m in messages if m.offset >= message.offset]
                 break
             try:
                 record = Record(
@@ -532,6 +554,8 @@ class Runner(ConsumerRebalanceListener):
                 continue
             if line.alone and (line.mark.span or self.outbox.trial not in (None, line)):
                 continue
+            if line.alone:
+                self.outbox.trial = line
             self._advance(line)
             line.begun = True
             line.crashes += 1

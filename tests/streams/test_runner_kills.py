@@ -85,7 +85,7 @@ async def test_a_record_that_kills_the_process_is_dead_lettered_and_no_innocent_
     starts, worker, ended = 0, None, True
     try:
         while ended and starts < 12:
-            worker = ToyProcess(settings, P, "double,mark", session=1.5)
+            worker = ToyProcess(settings, P, "double,mark", session=1.0)
             starts += 1
             try:
                 await worker.exited(4)

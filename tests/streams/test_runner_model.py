@@ -162,6 +162,7 @@ class Life(RuleBasedStateMachine):
                 _, acked = self.outbox.queue.pop()
                 if acked:
                     acked(0)
+                self.nothing_passes_before_it_is_safe()
             while self.kept:
                 self.settle(*self.kept.pop())
         self.nothing_passes_before_it_is_safe()
@@ -171,7 +172,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLife.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 async def test_an_acknowledgement_that_cannot_be_worked_on_leaves_the_record_open():

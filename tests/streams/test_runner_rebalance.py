@@ -9,6 +9,7 @@ import pytest
 from agents import Out
 from streams import metrics
 from streams.admin import add_partitions
+from streams.lab.brokers import answers
 from tests.support.toys import (
     Each,
     Keeps,
@@ -26,18 +27,17 @@ from tests.support.toys import (
 P = 4
 
 
-async def test_partitions_that_open_longer_than_a_session_are_kept(broker, prefix):
+async def test_partitions_that_open_longer_than_a_session_are_kept(apache_broker, prefix):
     """aiokafka sends no heartbeat while on_partitions_assigned runs; a state may take minutes to read."""
-    settings = settings_for(broker, prefix)
-    await make_topics(broker, prefix, 2)
+    settings = settings_for(apache_broker, prefix, session=1.2)
+    await make_topics(apache_broker, prefix, 2)
     await produce(settings, [b"x"] * 20, 2)
-    agent = Each(opening=4.5)  # the session is 3 s
+    agent = Each(opening=2.5)
     async with Station(settings, agent, 2) as station:
         await station.open()
         await until(lambda: len(agent.seen) >= 20)
         await asyncio.sleep(0.5)
         assert [await committed(settings, "toy", "toy-in", p) for p in (0, 1)] == [10, 10]
-        await asyncio.sleep(1)
     assert agent.assignments == [0, 1]
     assert len(agent.seen) == 20
 
@@ -103,7 +103,7 @@ async def test_a_consumer_that_takes_nothing_for_long_keeps_its_membership(apach
 
 async def test_workers_join_and_leave_under_load(apache_broker, prefix):
     """Nothing lost, nothing twice: every stop is in order. getmany waits through each rebalance unharmed."""
-    settings, count = settings_for(apache_broker, prefix), 8000
+    settings, count = settings_for(apache_broker, prefix), 6000
     await make_topics(apache_broker, prefix, P)
     await produce(settings, [b"x" * 200] * count, P)
     chance = random.Random(3)
@@ -116,7 +116,7 @@ async def test_workers_join_and_leave_under_load(apache_broker, prefix):
     stations = []
     async with Station(settings, Works(), P, stage(slice=20)) as always:
         await always.open()
-        for _ in range(5):
+        for _ in range(4):
             async with Station(settings, Works(), P, stage(slice=20)) as guest:
                 stations.append(guest)
                 await guest.open()
@@ -155,6 +155,8 @@ async def test_partition_p_of_every_topic_is_with_one_worker_also_when_one_topic
     await make_topics(apache_broker, prefix, P)
     await make_topics(apache_broker, prefix, P, "toy-in-now")
     await add_partitions(settings, "toy-in", P + 5)
+    while not await answers(apache_broker.bootstrap, {settings.topic("toy-in"): P + 5}):
+        await asyncio.sleep(0.05)
     one, two, both = Each(), Each(), stage(twins=True)
     async with Station(settings, one, P, both) as first, Station(settings, two, P, both) as second:
         await until(lambda: len(first.owned) == 2 and len(second.owned) == 2)
@@ -162,8 +164,7 @@ async def test_partition_p_of_every_topic_is_with_one_worker_also_when_one_topic
         for station in (first, second):
             for share in station.runner._shares.values():
                 assert len(share.lines) == 2
-        await asyncio.sleep(0.5)
-        assert metrics.STRAY_PARTITIONS.labels("toy")._value.get() == 5
+        await until(lambda: metrics.STRAY_PARTITIONS.labels("toy")._value.get() == 5)
         first.outbox.put(Out("toy-in", b"stray", {}, None, P + 1))
         await produce(settings, [b"x"] * 8, P)
         await until(lambda: len(one.seen) + len(two.seen) >= 8)

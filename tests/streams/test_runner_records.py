@@ -4,8 +4,6 @@ import asyncio
 import os
 import time
 
-import pytest
-
 from agents import Out, Reject, Retry, Steps
 from schemas.codec import Malformed
 from streams.broker import Outbox, make_producer
@@ -266,11 +264,11 @@ async def test_the_window_bounds_records_and_bytes(apache_broker, prefix):
         assert large.bytes <= 300_000 + 300_000  # what one fetch brought may reach beyond
 
 
-async def test_twins_are_polled_first(broker, prefix):
+async def test_twins_are_polled_first(apache_broker, prefix):
     """A transactional mail behind 5,000 bulk ones, each of which takes a millisecond."""
-    settings = settings_for(broker, prefix)
-    await make_topics(broker, prefix, 1)
-    await make_topics(broker, prefix, 1, "toy-in-now")
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 1)
+    await make_topics(apache_broker, prefix, 1, "toy-in-now")
     await produce(settings, [b"bulk"] * 5000, 1)
     arrived = asyncio.Event()
     behind = 0
@@ -295,9 +293,9 @@ async def test_twins_are_polled_first(broker, prefix):
     assert overtaken < 1000, f"{overtaken} bulk records went before it"
 
 
-async def test_a_new_group_reads_from_the_start(broker, prefix):
-    settings = settings_for(broker, prefix)
-    await make_topics(broker, prefix, 1)
+async def test_a_new_group_reads_from_the_start(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 1)
     await produce(settings, [b"old"] * 10, 1)
     agent = Each()
     async with Station(settings, agent, 1):
@@ -305,23 +303,20 @@ async def test_a_new_group_reads_from_the_start(broker, prefix):
     assert [offset for _, offset in agent.seen] == list(range(10))
 
 
-@pytest.mark.parametrize("transactions", [3])
-async def test_the_marks_of_transactional_producers_hold_nothing_up(
-    apache_broker, prefix, transactions, caplog
-):
+async def test_the_marks_of_transactional_producers_hold_nothing_up(apache_broker, prefix, caplog):
     from aiokafka import AIOKafkaProducer
 
     settings = settings_for(apache_broker, prefix)
     await make_topics(apache_broker, prefix, 1)
     producer = AIOKafkaProducer(bootstrap_servers=apache_broker.bootstrap, transactional_id=prefix)
     await producer.start()
-    for n in range(transactions):
+    for n in range(3):
         async with producer.transaction():
             await producer.send_and_wait(settings.topic("toy-in"), b"%d" % n, partition=0)
     await producer.stop()
     agent = Each()
     async with Station(settings, agent, 1):
-        await until(lambda: len(agent.seen) >= transactions)
+        await until(lambda: len(agent.seen) >= 3)
         await asyncio.sleep(0.5)
     assert [offset for _, offset in agent.seen] == [0, 2, 4]
     assert await committed(settings, "toy", "toy-in", 0) == 5

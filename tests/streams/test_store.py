@@ -21,7 +21,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS, KEYS)
 def test_it_is_a_dictionary(tmp_path_factory, steps, prefix):
     path = tmp_path_factory.mktemp("store") / "s.sqlite"
