@@ -198,13 +198,13 @@ class Feeds:
                 continue
             session = self._pool.take((source, site_hosts), rate.per_connection)
             if session is None:
+                if self._pool.count((source, feed.key)) >= rate.connections and not feed.opening:
+                    feed.busy[(name, mail.dkim)] += 1
                 wait = self._pause(feed, (source, feed.key), rate, now)
                 if wait > 0:
                     least = min(least or wait, wait)
                 else:
                     self._open(feed, mail, source, rate)
-                if self._pool.count((source, feed.key)) >= rate.connections and not feed.opening:
-                    feed.busy[(name, mail.dkim)] += 1
                 continue
             self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
             feed.pop(mail)
@@ -305,7 +305,9 @@ class Feeds:
         now, keep = self._monotonic(), set(busy)
         for key, feed in list(self.feeds.items()):
             until = max(feed.failed_until, feed.crowded_until, feed.next_turn, feed.ended_at + PAUSE)
-            if feed not in keep and not (len(feed) or feed.opening or feed.timer) and until < now:
+            if feed in keep or len(feed) or feed.opening or feed.timer or until >= now:
+                continue
+            if not any(self._pool.count((source, key)) for source in self._sources):
                 del self.feeds[key]
 
     def stop(self) -> None:

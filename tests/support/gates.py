@@ -325,6 +325,8 @@ class Line(Session):
         """The server closes the connection."""
         if self.job or self.late:
             lost = self.phase == "dot"
+            if lost and self.job:
+                self.place.on_lost(self.job)
             self.finish("lost" if lost else "failed", 0, "connection closed", self.phase, close=True)
         else:
             self.shut()
@@ -345,6 +347,7 @@ class Line(Session):
     def give_up(self) -> bool:
         if self.phase == "dot" and self.job:
             self.late, self.job = self.job, None
+            self.place.on_lost(self.late)
             self.late.done(self._attempt("lost", 0, "gave up waiting", "dot"))
         elif self.job:
             self.finish("held", 0, "stopped before the dot", "data", close=True)
@@ -379,6 +382,7 @@ class Servers:
         self.on_start: Callable[[Any], None] = lambda job: None
         self.on_dot: Callable[[Any], None] = lambda job: None
         self.on_reply: Callable[[Any, str], None] = lambda job, state: None
+        self.on_lost: Callable[[Any], None] = lambda job: None
         self.on_free: Callable[[Any], None] = lambda group: None
         self.idle: list[Line] = []
         self.tried = 0
