@@ -148,16 +148,16 @@ class App:
 
     # -- what agents need ---------------------------------------------------------------------
 
-    async def _follower(self) -> Follower:
-        follower = Follower(self.settings, self._fatal)
+    async def _follower(self, large: bool = True) -> Follower:
+        follower = Follower(self.settings, self._fatal, large=large)
         await follower.start()
         self._followers.append(follower)
         return follower
 
     async def _common_follower(self) -> Follower:
-        """For topics of one partition, which no stage follows as its own: each follower fetches for itself."""
+        """For campaigns and policy: few records, wanted at once. Each follower fetches for itself."""
         if self._common is None:
-            self._common = await self._follower()
+            self._common = await self._follower(large=False)
         return self._common
 
     async def _table_of_campaigns(self) -> Campaigns:

@@ -33,7 +33,7 @@ from schemas.codec import Malformed, Record, decode, encode, headers_from, name_
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 from streams import probes
-from streams.broker import EXIT_SEND_FAILED, die
+from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.counting import forget_limits, limit_gauges
 from streams.follow import Follower
 from streams.settings import BadSettings, Settings, load
@@ -43,7 +43,6 @@ APP = "mailsluice-control"
 """faust's app id and consumer group; MAILSLUICE_PREFIX goes before it."""
 REPORTS = "mail-lane-reports"
 POLICY = "mail-lane-policy"
-FETCH_WAIT_MS = 50
 EXIT_BUG = 70
 EXIT_CONFIG = 78
 
@@ -61,7 +60,7 @@ class _Thread(aiokafka_driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        consumer._fetch_max_wait_ms = transport.wait_ms
         return consumer
 
 
@@ -72,6 +71,7 @@ class _Consumer(aiokafka_driver.Consumer):
 
 class _Transport(aiokafka_driver.Transport):
     Consumer = _Consumer
+    wait_ms = 50
 
 
 def make_app(settings: Settings) -> faust.App:
@@ -101,6 +101,7 @@ def make_app(settings: Settings) -> faust.App:
         stream_wait_empty=False,
     )
     app.transport = _Transport(app.conf.broker_consumer, app, loop=app.loop)
+    app.transport.wait_ms = fetch_wait_ms(settings)
     return app
 
 

@@ -17,14 +17,14 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams.broker import make_reader, started, stopped
+from streams.broker import fetch_wait_ms, make_reader, started, stopped
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.follow")
 EAGER = (50, 1)
 """Wait (ms) and bytes of a fetch while somebody waits for its answer."""
-CALM = (200, 262_144)
-"""And otherwise: nobody waits for a single record of a table, and a fetch costs as much as 20 records."""
+LARGE = (200, 262_144)
+"""Of large tables otherwise: nobody waits for a single record, and a fetch costs as much as 20 records."""
 Sink = Callable[[Sequence[Any]], None]
 """Takes aiokafka ConsumerRecords of one partition, in offset order; must not block."""
 
@@ -62,7 +62,9 @@ class Follower:
         fatal: Callable[[int, str], Any],
         monotonic: Callable[[], float] = time.monotonic,
         make: Callable[[Settings], AIOKafkaConsumer] = make_reader,
+        large: bool = False,
     ) -> None:
+        """``large``: for changelogs; their records come up to 0.2 s later, many at a time."""
         self._settings = settings
         self._fatal = fatal
         self._monotonic = monotonic
@@ -70,6 +72,7 @@ class Follower:
         self._followed: dict[TopicPartition, _Followed] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._wait_ms = EAGER[0]
+        self._calm = LARGE if large else (fetch_wait_ms(settings), 1)
 
     async def start(self) -> None:
         """Connect and start reading."""
@@ -132,7 +135,7 @@ class Follower:
         # The client's own settings, which it reads for each fetch (pinned; tests/streams/test_pace.py).
         waited = any(followed.waiters for followed in self._followed.values())
         fetcher = self._consumer._fetcher
-        self._wait_ms, fetcher._fetch_min_bytes = EAGER if waited else CALM
+        self._wait_ms, fetcher._fetch_min_bytes = EAGER if waited else self._calm
         fetcher._fetch_max_wait_ms = self._wait_ms
 
     def fresh(self, topic: str, partition: int, seconds: float) -> bool:

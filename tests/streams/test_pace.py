@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import pytest
 from aiokafka.consumer.fetcher import Fetcher
 
 from agents import Out
@@ -54,18 +55,20 @@ async def test_under_load_a_stage_fetches_less_often_and_then_quickly_again(embe
         await until(lambda: fetcher._fetch_min_bytes == 1)
 
 
-async def test_a_follower_is_in_a_hurry_only_while_somebody_waits(embedded_broker, prefix) -> None:
+@pytest.mark.parametrize("large", [True, False])
+async def test_a_follower_is_in_a_hurry_only_while_somebody_waits(embedded_broker, prefix, large) -> None:
     settings = settings_for(embedded_broker, prefix)
     await make_topics(embedded_broker, prefix, 1)
     await produce(settings, [b"1", b"2"], 1)
     seen: list[bytes] = []
-    follower = Follower(settings, lambda code, why: None, make=make_reader)
+    follower = Follower(settings, lambda code, why: None, make=make_reader, large=large)
     await follower.start()
     try:
         await follower.follow("toy-in", 0, lambda messages: seen.extend(m.value for m in messages), 0)
         assert seen == [b"1", b"2"]
         fetcher = follower._consumer._fetcher
-        await until(lambda: (fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes) == follow.CALM)
+        calm = follow.LARGE if large else (fetch_wait_ms(settings), 1)
+        await until(lambda: (fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes) == calm)
         await produce(settings, [b"3"], 1)
         begun = time.monotonic()
         await follower.to_end("toy-in", 0)
