@@ -41,13 +41,14 @@ UNKNOWN = Rate(0.05, 1, 20, 0.0, "no policy yet")
 class TokenBucket:
     """Paces one limit: never more than ``max(1, burst x rate)`` messages at once, then ``rate`` a second.
 
-    Starts empty. ``seed`` above 0 spreads the moments (later, never earlier), so that workers of one rate
+    ``burst``, in seconds, is what a process that was kept waiting may catch up with: a provider's own
+    bucket has filled meanwhile. Up to half a message is kept beside: a late timer costs nothing. Starts empty. ``seed`` above 0 spreads the moments (later, never earlier), so that workers of one rate
     do not fall in step and hit a provider in the same millisecond.
     """
 
     __slots__ = ("_burst", "_last", "_need", "_rate", "_seed", "_tokens")
 
-    def __init__(self, rate: float, now: float, burst: float = 0.2, seed: int = 0) -> None:
+    def __init__(self, rate: float, now: float, burst: float = 0.5, seed: int = 0) -> None:
         self._rate = rate
         self._burst = burst
         self._seed = seed
@@ -63,7 +64,7 @@ class TokenBucket:
 
     def wait(self, now: float) -> float:
         """Seconds until a message may go, 0.0 = now; at most MOST_WAIT, then ask again."""
-        most = max(self._need, self._rate * self._burst)
+        most = max(self._need + 0.5, self._rate * self._burst)
         self._tokens = min(most, self._tokens + max(0.0, now - self._last) * self._rate)
         self._last = max(self._last, now)
         # Adding 0.1 ten times gives a little less than 1.

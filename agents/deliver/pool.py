@@ -187,6 +187,8 @@ class Pool:
                 return found
             if worst.why == "no_hosts" or found.temporary or not worst.temporary:
                 worst = found
+            if self._crowded(found, group):
+                return found  # its other hosts would count the same connections
             if self._stopping or self._clock() >= until:
                 break
         return worst
@@ -208,14 +210,17 @@ class Pool:
             return replace(dead, cached=True)
         found = await self._connect(target, source)
         if isinstance(found, ConnectFailed):
-            # A 4xx greeting while others of us are connected means one too many, not that the host is down.
-            crowded = found.why == "reply" and found.temporary and self.count(group) > 1
-            if found.why != "network" and not crowded:
+            if found.why != "network" and not self._crowded(found, group):
                 found = replace(found, retry_at=self._clock() + self._settings.cooldown)
                 self._bury(key, found)
         elif dead:
             self._dead.pop(key, None)
         return found
+
+    def _crowded(self, failed: ConnectFailed, group: Hashable) -> bool:
+        """A 4xx greeting while others of us are connected means one too many, not that the host is down."""
+        refused = failed.why == "reply" and failed.temporary and not failed.cached
+        return refused and self.count(group) > 1
 
     def _bury(self, key: tuple[str, str, int], failure: ConnectFailed) -> None:
         if len(self._dead) >= 10_000:

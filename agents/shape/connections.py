@@ -15,6 +15,8 @@ from schemas.lane_report import LaneReport, Reply
 
 KLASS = "connections"
 """The class of ``replies.toml`` for replies about connections, whenever they come."""
+HELPED = 1.05
+"""Where one more does not carry more by this factor, the bottleneck is elsewhere: at us, or in their queue."""
 
 
 def about_connections(reply: Reply) -> bool:
@@ -74,7 +76,7 @@ def _refused(
 
 
 def _more(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
-    """One connection more where all were busy again and again, and the rate allowed is not nearly reached."""
+    """One more where all were busy again and again, below the rate allowed, and the last one more helped."""
     room = limit.room(limits)
     if room >= max(limits.connections, limits.max_connections) or now < limit.connections_until:
         return limit, ""
@@ -82,5 +84,7 @@ def _more(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, st
     used = limit.measured().rate
     if quiet < law.connect_after or limit.short() < law.short or used >= law.used * limit.rate:
         return limit, ""
+    if used <= limit.carried * HELPED:
+        return limit, ""
     reason = f"{room} connections carry {used:.3g}/s of {limit.rate:.3g}/s: one more"
-    return replace(limit, connections=room + 1, connected_at=now, reason=reason), "widen"
+    return replace(limit, connections=room + 1, connected_at=now, carried=used, reason=reason), "widen"

@@ -78,7 +78,7 @@ class Limit:
     ``rate`` is the law's; ``ceiling`` the rate at which the provider pushed back last (0: not known);
     ``probes`` raises near it since; ``cap_*`` a reaction's passing cap; ``frozen_until``: no growth before.
     ``connections`` allowed (0: as configured), changed at ``connected_at``, not more before
-    ``connections_until``; ``per_connection``: messages that one is known to carry, believed until
+    ``connections_until``; ``carried`` messages/s when there was last one more; ``per_connection``: messages that one is known to carry, believed until
     ``per_connection_until``.
     """
 
@@ -97,6 +97,7 @@ class Limit:
     connections: int = 0
     connected_at: float = 0.0
     connections_until: float = 0.0
+    carried: float = 0.0
     per_connection: int = 0
     per_connection_until: float = 0.0
     reason: str = ""

@@ -74,7 +74,7 @@ class Law:
     """Reports in the window that must say that all were busy before there is one more."""
     connect_after: float = 3600.0
     """Time between changes of connections upwards."""
-    refused_for: float = 14400.0
+    refused_for: float = 7200.0
     """Connections that were refused, or messages too many on one, are not tried again for so long."""
     lease: float = 5.0
     """Duration of a lease."""

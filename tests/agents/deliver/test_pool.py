@@ -304,3 +304,29 @@ async def test_the_pool_takes_connect_with_its_settings_bound():
         assert isinstance(await pool.acquire("s", "g", [mx(server)], "127.0.0.3", FEW), Session)
         await pool.close(1.0)
         assert server.seen[0].peer == "127.0.0.3"
+
+
+async def test_one_connection_too_many_is_tried_at_no_other_host_and_no_failure_of_this_one():
+    async with smtp_server(banner=Turns("220 ok", "421 4.7.0 too many", "220 ok")) as server:
+        world = World()
+        hosts = mx(server), mx(server, host="mx2.test", preference=20)
+        assert isinstance(await world.get(*hosts), Session)
+        refused = await world.get(*hosts)
+        assert (refused.code, refused.cached, len(world.tried)) == (421, False, 2)
+        assert world.pool.count("group") == 1
+        assert isinstance(await world.get(*hosts), Session)
+
+
+async def test_a_smaller_limit_closes_idle_connections_only():
+    async with smtp_server() as server:
+        world = World()
+        found = [await world.get(mx(server), limits=Limits(4, 100)) for _ in range(4)]
+        for session in found[:3]:
+            world.pool.release(session)
+        world.pool.trim("group", 4)
+        world.pool.trim("group", 2)
+        world.pool.trim("group", 2)  # two are leaving already
+        await until(lambda: world.pool.count("group") == 2)
+        world.pool.trim("group", 0)
+        await until(lambda: world.pool.count("group") == 1)
+        assert not found[3].closed

@@ -98,6 +98,12 @@ def test_one_connection_more_only_where_all_were_busy_and_the_rate_is_not_used()
     assert after(*[report(9, busy=5)] * 8)[1].room(LIMITS) == 4
 
 
+def test_no_further_connection_where_the_last_one_did_not_help():
+    tired = {KEY: limit(connections=4, carried=2.0)}
+    assert after(*BUSY[:4], state=tired)[1].room(LIMITS) == 4
+    assert after(*[report(3, busy=5)] * 4, state=tired)[1].room(LIMITS) == 5
+
+
 def test_growth_ends_at_the_most_allowed_and_waits_long_after_a_refusal():
     assert after(*BUSY, state={KEY: limit(connections=6)})[1].room(LIMITS) == 6
     held = limit(connections=3, connections_until=NOW + 7)
