@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from agents.classify.agent import STAGE as CLASSIFY
-
 from agents import Stage
+from agents.classify.agent import STAGE as CLASSIFY
 from agents.deliver.agent import STAGE as DELIVER
 from agents.enqueue.agent import STAGE as ENQUEUE
 from agents.enqueue.campaigns import STAGE as CAMPAIGNS
