@@ -68,6 +68,10 @@ class LogGone(Exception):
     """The committed position lies outside the log."""
 
 
+class Unreadable(Exception):
+    """The client cannot take a batch apart, and so cannot go past it."""
+
+
 @dataclass(slots=True, eq=False)
 class Line:
     """One topic partition that is ours: what is buffered, in work and finished of it."""
@@ -221,7 +225,7 @@ class Runner(ConsumerRebalanceListener):
         if task.cancelled() or self._stopping:
             return
         error = task.exception()
-        code = EXIT_LOG_GONE if isinstance(error, LogGone) else EXIT_BUGS
+        code = EXIT_LOG_GONE if isinstance(error, LogGone | Unreadable) else EXIT_BUGS
         if code == EXIT_BUGS:
             log.error("stage %s: %s", self.stage.name, task.get_name(), exc_info=error)
         self._fatal(code, f"stage {self.stage.name}: {task.get_name()} ended: {error!r}")
@@ -244,6 +248,15 @@ class Runner(ConsumerRebalanceListener):
                 raise LogGone(
                     f"stage {self.stage.name}: its position lies outside the log ({error}): the topic was made anew "
                     "or its records were deleted. To read it from its start, delete the group's offsets"
+                ) from error
+            except UnicodeDecodeError as error:
+                near = ", ".join(
+                    f"{tp.topic}/{tp.partition}@{self._at(tp)}" for tp in (*urgent, *bulk) if self._at(tp)
+                )
+                raise Unreadable(
+                    f"stage {self.stage.name}: a record has a header name that is not UTF-8 ({error}), and the client "
+                    f"cannot go past its batch; it is one of {near} or soon after. To go on without the batch, move "
+                    "the group's offset behind it"
                 ) from error
             except KafkaError as error:
                 failing_since = failing_since or time.monotonic()
@@ -319,6 +332,12 @@ class Runner(ConsumerRebalanceListener):
         suspect = min(lines, key=lambda line: line.tried)
         suspect.tried = self._poll + 1
         return suspect
+
+    def _at(self, tp: TopicPartition) -> str:
+        """The next offset of a partition that the client has fetched records of, or nothing."""
+        found = self._consumer._fetcher._records.get(tp)
+        records = getattr(found, "_partition_records", None)
+        return "" if records is None else str(records.next_fetch_offset)
 
     def _line(self, tp: TopicPartition, poll: int) -> Line | None:
         share = self._shares.get(tp.partition)

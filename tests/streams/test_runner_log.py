@@ -1,9 +1,11 @@
 """A log that no longer holds what the stage has to read: told, never skipped (Apache Kafka only)."""
 
 import asyncio
+import struct
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.record.util import calc_crc32c
 
 from streams.runner import EXIT_LOG_GONE
 from tests.support.brokers import admin, create_topics
@@ -81,3 +83,26 @@ async def test_a_topic_made_anew_under_a_stage_stops_it(apache_broker, prefix):
         code, why = await station.dead(30)
     assert code == EXIT_LOG_GONE
     assert "made anew" in why
+
+
+async def test_a_header_name_that_is_no_text_stops_the_stage_and_names_the_place(apache_broker, prefix):
+    """aiokafka cannot take such a batch apart; a C client can write one."""
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 1)
+    await produce(settings, [b"good"] * 3, 1)
+    producer = AIOKafkaProducer(bootstrap_servers=apache_broker.bootstrap)
+    await producer.start()
+    batch = producer.create_batch()
+    batch.append(timestamp=1, key=None, value=b"v", headers=[("name", b"1")])
+    batch.close()
+    raw = bytearray(batch._build()).replace(b"name", b"\xff\xfe\xfd\xfc")
+    raw[17:21] = struct.pack(">I", calc_crc32c(bytes(raw[21:])))
+    batch._buffer = raw
+    await (await producer.send_batch(batch, settings.topic("toy-in"), partition=0))
+    await producer.stop()
+    async with Station(settings, Each(), 1) as station:
+        code, why = await station.dead()
+    assert code == EXIT_LOG_GONE
+    assert f"{settings.topic('toy-in')}/0@3" in why
+    assert "header name that is not UTF-8" in why
+    assert "move the group's offset" in why
