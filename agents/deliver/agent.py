@@ -314,7 +314,7 @@ class Deliver:
         """Nothing was sent, and nothing may be: its record is done again by the next owner."""
         if mail.intended:
             # Who would take the intent for a mail that was sent: say that it was not.
-            self._defer(mail, "restart", "not sent: the worker stopped", "connect")
+            self._unsent(mail, "restart", "not sent: the worker stopped")
         else:
             mail.stage = "gone"
             self._mails.pop(mail.id, None)
@@ -354,8 +354,13 @@ class Deliver:
         """One connection too many: no attempt of the mail, but shape must know."""
         reply = f"{failed.code} {failed.text}"
         meaning = self._meaning(reply, failed.host, failed.phase, mail.provider)
-        beside = self._pool.count((source, mail.feed.key)) if mail.feed else 0
+        beside = self._pool.count((source, mail.feed.key)) if mail.feed is not None else 0
         self.reports.note(mail, source or "default", meaning, reply, beside)
+
+    def _unsent(self, mail: Mail, reason: str, why: str) -> None:
+        """An intent was journaled, and nothing was sent: the next attempt, which no provider has seen fail."""
+        mail.source = ""
+        self._defer(mail, reason, why, "connect")
 
     def _defer(self, mail: Mail, reason: str, reply: str, phase: str) -> None:
         meaning = self._meaning(reply, "", phase, mail.provider)
@@ -420,6 +425,7 @@ class Deliver:
         if state is None:
             # A revoke ran out of time: the record is done again by its new owner, who should know this.
             mail.ticket_done = True
+        self.reports.count(outcome, mail)  # as what the attempt was, also where its mail expires with it
         age = now - mail.received if mail.received else 0.0
         due = now + max(least, retry_delay(mail.attempt, self._settings, self._random()))
         if again and mail.expires and due >= mail.expires:
@@ -429,7 +435,6 @@ class Deliver:
             else:
                 due = mail.expires - 0.001  # unknown: it wakes once more, to end as expired
         self._observe(outcome, age, 0)
-        self.reports.count(outcome, mail)
         if not again:
             self.journal.write(mail, state, outcome, lambda: self._release(mail))
             return
@@ -457,7 +462,7 @@ class Deliver:
         """Onto the ladder with the same attempt: waiting for a turn is not an attempt."""
         if mail.intended:
             # The same attempt would be taken for one that was sent.
-            self._defer(mail, "aside", "not sent: it waits for its turn", "connect")
+            self._unsent(mail, "aside", "not sent: it waits for its turn")
             return
         mail.stage = "gone"
         if reserved:

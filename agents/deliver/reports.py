@@ -65,7 +65,7 @@ class Reports:
         """Add an attempt's outcome. Outcomes without an attempt (expired, suppressed ...) do not count."""
         if not mail.source or outcome.state not in ("delivered", "bounced", "deferred", "unknown"):
             return
-        found = self._sum((mail.feed.key if mail.feed else mail.provider, mail.source, mail.dkim))
+        found = self._sum((mail.feed.key if mail.feed is not None else mail.provider, mail.source, mail.dkim))
         found.states[outcome.state] += 1
         found.domains.add(mail.domain)
         if outcome.state != "delivered":
@@ -74,7 +74,7 @@ class Reports:
 
     def note(self, mail: Mail, source: str, meaning: Meaning, reply: str, beside: int) -> None:
         """Add a reply that is no attempt's: a connection refused in its greeting, ``beside`` so many open."""
-        found = self._sum((mail.feed.key if mail.feed else mail.provider, source, mail.dkim))
+        found = self._sum((mail.feed.key if mail.feed is not None else mail.provider, source, mail.dkim))
         found.add(meaning, reply, mail.domain, beside, True)
 
     def _sum(self, key: Key) -> _Sum:

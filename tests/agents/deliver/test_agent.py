@@ -107,6 +107,17 @@ async def test_a_deferral_without_time_left_ends_as_expired_with_the_last_reply(
 
 
 @story
+async def test_the_reply_of_an_attempt_that_was_the_last_one_is_reported():
+    made = await world(answer=lambda line: line.say(421, "4.7.0 slow down"))
+    await made.take(mail("a", expires=START + 30))
+    await made.ticks(1)
+    assert states(made) == ["expired"]
+    [report] = [encode_report(out) for out in made.broker.landed["mail-lane-reports"]]
+    assert (report["attempts"], report["deferred"]) == (1, 1)
+    assert report["replies"][0]["sample"] == "421 4.7.0 slow down"
+
+
+@story
 async def test_attempts_grow_until_the_mail_expires():
     made = await world(answer=lambda line: line.say(451, "4.0.0 no"))
     record = mail("a", expires=START + 86400)
@@ -547,7 +558,11 @@ async def test_feeds_of_sites_that_have_nothing_left_are_forgotten():
     await made.take(*(mail(f"m{n}", f"x@d{n}.example", offset=n) for n in range(300)))
     await made.ticks(2)
     assert states(made) == ["delivered"] * 300
-    await made.ticks(30)
+    await made.ticks(3)
+    assert len(made.agent.feeds.feeds) == 300  # their connections are kept a while
+    for line in list(made.servers.lines):
+        line.quit()
+    await made.ticks(3)
     assert len(made.agent.feeds.feeds) == 0
     await made.take(mail("again", "x@d1.example"))
     await settled()
@@ -879,6 +894,22 @@ async def test_a_deferral_after_a_revoke_that_ran_out_of_time_is_not_lost():
             assert [
                 c.headers["attempt"] for c in made.broker.ladder() if c.headers["id"] == outcome.id.encode()
             ] == [b"2"]
+
+
+@story
+async def test_an_intent_that_is_answered_when_the_partition_is_gone_leaves_ladder_and_outcome():
+    """An outcome alone would make the next owner drop its record as a repeat."""
+    made = await world(hold=True)
+    [ticket] = await made.take(mail("a", **ONCE))
+    await settled()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(made.agent.revoked(0), 5)
+    while made.broker.flight:
+        made.broker.ack(1)
+    assert states(made) == ["intent", "deferred"]
+    assert [copy.headers["attempt"] for copy in made.broker.ladder()] == [b"2"]
+    assert not ticket.said_done  # its offset is not ours to commit
+    assert made.agent._mails == {}
 
 
 @story
