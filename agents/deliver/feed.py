@@ -21,7 +21,7 @@ AGAIN = 0.02
 """Seconds until a feed asks again when the guarantee forbids a start just now."""
 CROWDED = 10.0
 """Seconds for which there are no more connections than were open when one was refused."""
-PAUSE = 0.1
+PAUSE = 0.3
 """Seconds between the end of a connection and another that fills the limit: the provider may see them cross."""
 AT_ONCE = 2
 """Connections that a feed opens at the same time: what is refused is then one, not many."""
