@@ -318,6 +318,6 @@ class Lane(RuleBasedStateMachine):
 
 
 Lane.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_gate_two = Lane.TestCase
