@@ -36,6 +36,9 @@ CHANGES = {
     "cap": ("capped at", "yellow"),
     "freeze": ("growth frozen at", "yellow"),
     "narrow": ("fewer connections at", "yellow"),
+    "widen": ("one more connection at", "green"),
+    "shorten": ("shorter connections at", "yellow"),
+    "narrow": ("fewer connections at", "yellow"),
     "shorten": ("shorter connections at", "yellow"),
     "widen": ("one more connection at", "green"),
 }

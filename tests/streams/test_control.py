@@ -229,7 +229,7 @@ def test_faust_runs_with_what_has_bitten_turned_off():
 
 
 def test_the_profile_chooses_the_policy(tmp_path: Path):
-    assert policy_of(Settings(profile="demo")).law.lease == 3.0
+    assert policy_of(Settings(profile="demo")).law.cut_after == 2.0
     assert policy_of(Settings()).law.cut_after == 60.0
     with pytest.raises(OSError, match=r"none\.toml"):
         run_control(Settings(policy=tmp_path / "none.toml"))
