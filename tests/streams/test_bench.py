@@ -70,6 +70,7 @@ async def test_the_whole_pipeline_on_the_embedded_broker_loses_nothing() -> None
     cpu = result.cpu_us_per_message
     assert set(cpu) == {"intake", "compose", "deliver", "hygiene", "control", "broker", "sink", "load", "all"}
     assert cpu["compose"] > 50
+    assert result.cpu_in_signatures == pytest.approx(cpu["all"] / result.rsa_cpu_us, abs=0.02)
     assert result.settled_seconds >= result.seconds
 
 
