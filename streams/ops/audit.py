@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from agents.deliver.row import newer, reduce_outcome
 from schemas.identity import origin_of
@@ -42,6 +43,8 @@ ENDS = (
     "pending",
     "lost",
 )
+COORDINATOR_TRIES = 30
+"""Questions for a group's coordinator, half a second apart."""
 FLOW = ("enqueue", "screen", "render", "sign", "deliver", "wait")
 
 
@@ -155,9 +158,16 @@ async def committed(
     await started(admin)
     try:
         tps = [TopicPartition(settings.topic(t), p) for t in topics for p in range(partitions)]
-        offsets = await admin.list_consumer_group_offsets(
-            settings.prefix + "mailsluice-" + stage, partitions=tps
-        )
+        group = settings.prefix + "mailsluice-" + stage
+        for patience in range(COORDINATOR_TRIES, -1, -1):
+            try:
+                offsets = await admin.list_consumer_group_offsets(group, partitions=tps)
+                break
+            except GroupCoordinatorNotAvailableError:
+                # A broker whose first group this is makes its offsets topic now.
+                if not patience:
+                    raise
+                await asyncio.sleep(0.5)
     finally:
         await admin.close()
     found: dict[str, dict[int, int]] = {topic: {} for topic in topics}
