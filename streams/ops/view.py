@@ -38,9 +38,6 @@ CHANGES = {
     "narrow": ("fewer connections at", "yellow"),
     "widen": ("one more connection at", "green"),
     "shorten": ("shorter connections at", "yellow"),
-    "narrow": ("fewer connections at", "yellow"),
-    "shorten": ("shorter connections at", "yellow"),
-    "widen": ("one more connection at", "green"),
 }
 """Decisions worth a line: their words and colour."""
 GOOD = frozenset(("raise", "widen"))
