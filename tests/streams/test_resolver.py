@@ -90,7 +90,9 @@ async def test_a_list_of_hosts_is_cut(make: Callable[..., Resolver]) -> None:
 
 async def test_addresses(make: Callable[..., Resolver]) -> None:
     resolver = make()
-    assert await resolver.addresses("MX1.shop.test.") == ("127.0.0.11", "127.0.0.12", "::1")
+    found = await resolver.addresses("MX1.shop.test.")
+    # DNS servers turn the order of a name's addresses; the families keep theirs.
+    assert (sorted(found[:2]), found[2:]) == (["127.0.0.11", "127.0.0.12"], ("::1",))
     assert await resolver.addresses("nobody.test") == ()
     assert await resolver.addresses("dead.test") == ()
 
