@@ -42,7 +42,7 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 @click.option("--broker", default="apache", show_default=True, metavar="apache|embedded|HOST:PORT")
 @click.option("--sink", default="", metavar="HOST:PORT", help="An SMTP server here; default: our own sink.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
-@click.option("--warm-up", default=1_000, show_default=True, type=click.IntRange(1), help="Mails before.")
+@click.option("--warm-up", default=2_000, show_default=True, type=click.IntRange(1), help="Mails before.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(FILE), help="Where the JSON goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def bench(

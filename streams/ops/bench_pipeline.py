@@ -61,7 +61,7 @@ class Options:
     messages: int = 20_000
     broker: str = "apache"
     sink: str = ""
-    warm_up: int = 1_000
+    warm_up: int = 2_000
     partitions: int = 4
     groups: Sequence[str] = GROUPS
 
