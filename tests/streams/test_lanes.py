@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 
 from click.testing import CliRunner, Result
@@ -78,7 +79,7 @@ async def test_lanes_and_explain_on_a_broker(embedded_broker: Broker, prefix: st
     shown = (await call(settings)).output
     assert "12.5/s" in shown
     assert "d=news.example.test" in shown
-    assert "off 5" in shown or "off 600" in shown
+    assert re.search(r"off \d+ s", shown)
 
     found = json.loads((await call(settings, "--json")).output)
     assert [row["rate"] for row in found] == [12.5, 3]
