@@ -22,12 +22,14 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from agents.deliver.row import newer, reduce_outcome
+from agents.deliver.row import newer, read_row, reduce_outcome
+from schemas.codec import Record
 from schemas.identity import origin_of
 from schemas.mail import NOW
 from schemas.outcome import TERMINAL
 from streams.admin import check
-from streams.broker import make_reader, started
+from streams.broker import started
+from streams.ops.read import read_to_end
 from streams.pipeline import STAGES
 from streams.settings import Settings
 
@@ -113,41 +115,17 @@ class Audit:
 
 def reduced_state(row: bytes) -> str:
     """The state in a row."""
-    from agents.deliver.row import read_row
-
     return read_row(row).state
 
 
 async def read_topic(
     settings: Settings, topic: str, partitions: int, start: dict[int, int] | None = None
-) -> AsyncIterator[Any]:
-    """Every record of a topic from its start (or ``start`` by partition) to its present end, a batch at a time."""
-    reader = make_reader(settings)
-    await started(reader)
-    try:
-        tps = [TopicPartition(settings.topic(topic), p) for p in range(partitions)]
-        begins = await reader.beginning_offsets(tps)
-        at = {tp: max(begins[tp], (start or {}).get(tp.partition, 0)) for tp in tps}
-        reader.assign(tps)
-        for tp in tps:
-            reader.seek(tp, at[tp])
-        open_tps = set(tps)
-        quiet = 0
-        while open_tps:
-            found = await reader.getmany(*open_tps, timeout_ms=200, max_records=5000)
-            for tp, batch in found.items():
-                at[tp] = batch[-1].offset + 1
-                for message in batch:
-                    yield message
-            # The end is what a fetch answers: ListOffsets of the embedded broker is too low.
-            quiet = 0 if found else quiet + 1
-            open_tps = (
-                {tp for tp in open_tps if reader.highwater(tp) is None or at[tp] < reader.highwater(tp)}
-                if quiet < 150
-                else set()
-            )
-    finally:
-        await reader.stop()
+) -> AsyncIterator[Record]:
+    """Every record of a topic from its start (or ``start`` by partition) to its present end. Raises NoAnswer."""
+    places = [(topic, p) for p in range(partitions)]
+    starts = {(topic, p): offset for p, offset in (start or {}).items()}
+    async for record in read_to_end(settings, places, starts):
+        yield record
 
 
 async def committed(
@@ -218,16 +196,16 @@ def _campaign_of(value: bytes | None) -> str:
 
 async def _read_ends(settings: Settings, count: int, stories: dict[str, Story], result: Audit) -> None:
     async for m in read_topic(settings, "mail-outcomes", count):
-        outcome = orjson.loads(m.value)
+        outcome = orjson.loads(m.value or b"")
         story = stories.get(outcome.get("origin", ""))
         if story is None:
             result.strangers += 1
             continue
-        row, _ = reduce_outcome(m.value)
+        row, _ = reduce_outcome(m.value or b"")
         if not story.row or newer(story.row, row):
             story.row = row
     async for m in read_topic(settings, "mail-events", count):
-        event = orjson.loads(m.value)
+        event = orjson.loads(m.value or b"")
         story = stories.get(event.get("origin", ""))
         if story is None:
             continue

@@ -21,7 +21,7 @@ from schemas.send import Consent, Send
 from streams.broker import make_producer, started
 from streams.lab.audience import Recipient, recipients
 from streams.lab.providers import DEFAULT, load
-from streams.ops.audit import ENDS, Audit, audit
+from streams.ops.audit import ENDS, Audit, audit, read_topic
 from streams.ops.page import LivePage
 from streams.ops.recipients import Row
 from streams.ops.scene import SENDER, Scene, SceneFailed
@@ -191,18 +191,16 @@ async def _again(
 
 
 async def _bounced_and_delivered(scene: Scene) -> tuple[list[str], list[str]]:
-    from streams.ops.audit import read_topic
-
     bad: dict[str, None] = {}
     good: dict[str, None] = {}
     async for message in read_topic(scene.settings, "mail-outcomes", scene.settings.partitions):
-        outcome = orjson.loads(message.value)
+        outcome = orjson.loads(message.value or b"")
         if outcome["state"] == "bounced" and outcome.get("action") == "suppress":
             bad[outcome["to"]] = None
         elif outcome["state"] == "delivered":
             good[outcome["to"]] = None
     async for message in read_topic(scene.settings, "mail-events", scene.settings.partitions):
-        event = orjson.loads(message.value)
+        event = orjson.loads(message.value or b"")
         if event["kind"] in ("unsubscribed", "complained", "bounced"):
             good.pop(event["to"], None)
     return list(bad), list(good)
