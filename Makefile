@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Hashes are checked, and what has no wheel is built with our own pinned setuptools.
 PINNED := $(PIP) --require-hashes --no-build-isolation
-CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3
+CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3
 ARGS ?=
 
 help:  ## list the targets
@@ -46,15 +46,21 @@ clean:  ## remove .venv, caches and what was built
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The first interpreter that really runs: a name on PATH may be a shim for a version that is not there,
-# and a distribution may ship Python without venv.
+# The fastest interpreter that really runs: a name on PATH may be a shim for a version that is not there, a
+# distribution may ship Python without venv, and one built without profile-guided optimisation costs up to a
+# third of the throughput. A name further up wins unless a later one is faster by a fifth.
+PROBE := import sys, venv, ensurepip, timeit; \
+  sys.version_info < (3, 11) and sys.exit(1); \
+  text = b"Received: from a.example by b.example\r\n" * 250; \
+  work = lambda: (b"\n." in text, [f"{n}:{n}".encode().split(b":") for n in range(100)]); \
+  print(int(min(timeit.repeat(work, number=100, repeat=7)) * 1e6))
+
 .venv/bin/python:
-	@for p in $(CANDIDATES); do \
-	  if $$p -V >/dev/null 2>&1 && \
-	     $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    echo "making .venv with $$($$p -V)"; exec $$p -m venv --clear .venv; \
-	  fi; \
+	@best=; for p in $(CANDIDATES); do \
+	  us=$$($$p -c '$(PROBE)' 2>/dev/null) || continue; \
+	  if [ -z "$$best" ] || [ $$((us * 6 / 5)) -lt "$$least" ]; then best=$$p least=$$us; fi; \
 	done; \
+	if [ -n "$$best" ]; then echo "making .venv with $$($$best -V) ($$best)"; exec $$best -m venv --clear .venv; fi; \
 	echo "Mailsluice needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv)." >&2; \
 	echo "None of these is that: $(CANDIDATES)." >&2; exit 1
 

@@ -168,6 +168,9 @@ class Stage:
     window: int = 5000
     """Records in work per partition before the runner stops reading it."""
     state: str = "none"
+    patience: float = 0.05
+    """Seconds that a record may wait under load for others to be fetched with it: a fetch costs as much as 20
+    records, at the broker as much again."""
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -57,9 +57,9 @@ NOWHERE = TopicPartition("", 0)
 FAILING = 30.0
 """Seconds for which every read may fail (the client retries an outage by itself) before the process ends."""
 BUSY = 100.0
-"""Records/s from which on a fetch waits for MUCH bytes, but BUSY_WAIT_MS at most, not for the first record."""
+"""Records/s from which on a fetch waits for MUCH bytes, but no longer than the stage's patience, not for the
+first record."""
 MUCH = 65_536
-BUSY_WAIT_MS = 50
 CHAIN_SLICES = 4
 """Slices that may wait for a chained stage before the stage before it waits."""
 
@@ -630,7 +630,8 @@ class Runner(ConsumerRebalanceListener):
         self._taken, self._paced = 0, now
         fetcher = self._consumer._fetcher
         fetcher._fetch_min_bytes = MUCH if busy else 1
-        fetcher._fetch_max_wait_ms = BUSY_WAIT_MS if busy else fetch_wait_ms(self.settings)
+        patience = int(self.stage.patience * 1000)
+        fetcher._fetch_max_wait_ms = patience if busy else fetch_wait_ms(self.settings)
 
     async def _commit(self) -> None:
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}

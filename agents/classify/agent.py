@@ -26,6 +26,7 @@ STAGE = Stage(
     emits=("mail-events", "mail-lane-reports", "mail-inbound"),
     twins=False,
     state="a book of delivered mail; its truth is mail-outcomes",
+    patience=0.25,
 )
 _EVENT = {"type": b"event", "version": b"1"}
 _REPORT = {"type": b"lane_report", "version": b"1"}

@@ -17,6 +17,7 @@ STAGE = Stage(
     emits=("mail-contacts",),
     twins=False,
     state="mail-contacts",
+    patience=0.25,
 )
 
 

@@ -17,6 +17,7 @@ STAGE = Stage(
     emits=("mail-suppressions",),
     twins=False,
     state="mail-suppressions",
+    patience=0.25,
 )
 
 
