@@ -187,13 +187,16 @@ class Runner(ConsumerRebalanceListener):
         The topic is still consumed, so that what lies in it from unchained days is drained. The input of
         ``before`` counts as done when this stage's outputs are acknowledged.
         """
-        queue: deque[Work] = deque()
+        urgent: deque[Work] = deque()
+        bulk: deque[Work] = deque()
         wake = asyncio.Event()
-        before._behind.append(queue)
+        size = self.stage.slice
+        before._behind.append(bulk)
 
         def take(out: Out, acked: Callable[[], None]) -> None:
             now = int(self._clock() * 1000)
             record = Record(out.topic, out.partition or 0, -1, now, out.key, out.value, out.headers)
+            queue = urgent if out.topic.endswith(NOW) else bulk
             queue.append(Work(record, self.desk, lambda _work: acked()))
             wake.set()
 
@@ -201,14 +204,14 @@ class Runner(ConsumerRebalanceListener):
             while True:
                 await wake.wait()
                 wake.clear()
-                while queue:
-                    partition = queue[0].record.partition
+                while queue := urgent or bulk:
+                    first = queue[0].record
                     works: list[Work] = []
-                    while queue and len(works) < self.stage.slice and queue[0].record.partition == partition:
+                    while queue and len(works) < size and queue[0].record.partition == first.partition:
                         works.append(queue.popleft())
-                    self._in[works[0].record.topic].inc(len(works))
+                    self._in[first.topic].inc(len(works))
                     begun = time.perf_counter()
-                    await hand(self.agent, self.desk, works, partition)
+                    await hand(self.agent, self.desk, works, first.partition)
                     self._busy.inc(time.perf_counter() - begun)
                     await asyncio.sleep(0)
 
@@ -434,7 +437,7 @@ class Runner(ConsumerRebalanceListener):
                 share.wake.clear()
                 await share.wake.wait()
                 continue
-            if self.outbox.full or self._chain_full():
+            if self.outbox.full or (self._chain_full() and not share.urgent):
                 await asyncio.sleep(0.005)
                 continue
             queue = share.urgent or share.bulk

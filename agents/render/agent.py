@@ -22,6 +22,7 @@ STAGE = Stage(
     question="what exactly do they get?",
     consumes=("mail-screened",),
     emits=("mail-rendered",),
+    slice=25,
 )
 
 

@@ -108,7 +108,8 @@ async def sink(options: argparse.Namespace) -> None:
     """Take any mail as fast as it comes until SIGTERM; the last line on standard output is the count."""
     site = Sink()
     server = SmtpServer(site, options.host, options.port)
-    control = Control({"report": lambda request: site.report()}, port=options.control_port)
+    told = {"report": lambda request: site.report(), "urgent": lambda request: site.urgent()}
+    control = Control(told, port=options.control_port)
     async with _stop_signal() as stop, server, control:
         places = {"port": server.address[1], "control": "{}:{}".format(*control.address)}
         _say({"ready": True, "pid": os.getpid(), "host": options.host, **places})

@@ -121,6 +121,10 @@ class Site:
         return TAKEN
 
 
+URGENT = "urgent-"
+"""How the addresses begin whose arrival the sink notes one by one."""
+
+
 class Sink(Site):
     """Takes everything as fast as it comes, and counts: what the benchmarks send to."""
 
@@ -130,16 +134,24 @@ class Sink(Site):
         self.count = self.bytes = 0
         self.first = self.last = 0.0
         self._seen: set[bytes] = set()
+        self._urgent: dict[str, float] = {}
 
     def dot(self, session: Session, content: bytes, replied: bool) -> Reply:
         """Count it."""
         self.last = self._clock()
+        for rcpt in session.rcpts:
+            if rcpt.startswith(URGENT):
+                self._urgent[rcpt] = self.last
         if not self.count:
             self.first = self.last
         self.count += 1
         self.bytes += len(content)
         self._seen.add(_message_id(content))
         return TAKEN
+
+    def urgent(self) -> dict[str, float]:
+        """Unix time of the last 250 of every recipient whose address begins with URGENT."""
+        return self._urgent
 
     def report(self) -> dict[str, float]:
         """Messages, distinct Message-IDs, bytes, Unix times of the first and last 250, messages a second."""

@@ -6,19 +6,21 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import orjson
 from rich.console import Console
 from rich.table import Table
 
+from streams.ops import bench_priority
 from streams.ops.bench_parts import PARTS, measure
-from streams.ops.bench_pipeline import BenchFailed, Options, Result, run
+from streams.ops.bench_pipeline import UNLIMITED, BenchFailed, Options, run
 
 FILE = "bench.json"
+T = TypeVar("T")
 
-HELP = f"""Measure SECTION: pipeline (default), {", ".join(PARTS)}, or all of these.
+HELP = f"""Measure SECTION: pipeline (default), priority, {", ".join(PARTS)}, or all of these.
 
 \b
 Example: mailsluice bench pipeline --messages 50000
@@ -27,6 +29,8 @@ Example: mailsluice bench pipeline --messages 50000
 pipeline starts a broker, all agents and a sink on this machine, publishes the sends and takes the time
 from the first send to the sink's last 250. Before and after it measures how many RSA-2048 signatures per
 second all cores make, and gives the ratio: it means the same on a busy machine and on a quiet one.
+priority fills every stage with bulk mail (--messages, --lane-rate) and gives the milliseconds from a
+transactional send to its 250.
 The other sections give the microseconds of one step in one process.
 
 With --broker HOST:PORT topics with a prefix of their own are made there and deleted afterwards. With
@@ -36,13 +40,14 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 
 
 @click.command("bench", help=HELP)
-@click.argument("section", type=click.Choice(["pipeline", *PARTS, "all"]), default="pipeline")
+@click.argument("section", type=click.Choice(["pipeline", "priority", *PARTS, "all"]), default="pipeline")
 @click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
 @click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--broker", default="apache", show_default=True, metavar="apache|embedded|HOST:PORT")
 @click.option("--sink", default="", metavar="HOST:PORT", help="An SMTP server here; default: our own sink.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--warm-up", default=2_000, show_default=True, type=click.IntRange(1), help="Mails before.")
+@click.option("--lane-rate", default=UNLIMITED, show_default=True, help="Mails/s that each lane is given.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(FILE), help="Where the JSON goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def bench(
@@ -53,12 +58,13 @@ def bench(
     sink: str,
     partitions: int,
     warm_up: int,
+    lane_rate: float,
     out: Path,
     as_json: bool,
 ) -> None:
     """The command; its help text is HELP."""
     console = Console(stderr=True)
-    options = Options(size, messages, broker, sink, warm_up, partitions)
+    options = Options(size, messages, broker, sink, warm_up, partitions, lane_rate=lane_rate)
     found: dict[str, Any] = {}
     code = 0
     try:
@@ -68,6 +74,12 @@ def bench(
             result = _run(run(options))
             found["pipeline"] = result.as_dict()
             code = 1 if result.lost or result.duplicates else 0
+        if section in ("priority", "all"):
+            if not as_json:
+                console.print(f"measuring transactional mail beside {messages:,} bulk mails ...")
+            raced = _run(bench_priority.run(options))
+            found["priority"] = raced.as_dict()
+            code = code or int(raced.missing > 0)
         for part in PARTS if section == "all" else [section]:
             if part in PARTS:
                 found[part] = measure(part, size)
@@ -82,7 +94,7 @@ def bench(
     sys.exit(code)
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
+def _run(work: Coroutine[Any, Any, T]) -> T:
     runner: Callable[..., Any] = asyncio.run
     try:
         import uvloop
@@ -90,7 +102,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         pass
     else:
         runner = uvloop.run
-    result: Result = runner(work)
+    result: T = runner(work)
     return result
 
 
@@ -99,6 +111,14 @@ def show(found: dict[str, Any], console: Console) -> None:
     for name, result in found.items():
         if name == "pipeline":
             _show_pipeline(result, console)
+            continue
+        if name == "priority":
+            console.print(
+                f"transactional, publish to 250: p50 {result['p50']:.0f} ms, p90 {result['p90']:.0f} ms, "
+                f"p99 {result['p99']:.0f} ms, worst {result['worst']:.0f} ms ({result['sent']} sends, "
+                f"{result['missing']} missing; {result['waiting']:,} bulk mails were waiting); "
+                + ", ".join(f"{stage} {ms:.0f}" for stage, ms in result["stages"].items())
+            )
             continue
         table = Table(title=f"{name}: microseconds of CPU for one mail", title_justify="left")
         table.add_column("step")

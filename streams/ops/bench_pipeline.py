@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiokafka.admin import AIOKafkaAdminClient
@@ -33,20 +33,26 @@ from streams.ops.bench_machine import Clock, Signed, conditions, memory_mb, rsa_
 from streams.ops.supervise import Supervisor, tail
 from streams.settings import Settings
 
+T = TypeVar("T")
 GROUPS = ("intake", "compose", "deliver", "hygiene", "control")
 """All agents; each group is one process."""
 STALLED = 30.0
 """Seconds without a new mail at the sink after which the run has failed."""
-POLICY = """
+UNLIMITED = 100_000.0
+"""Mails/s of a lane when no lane's limit is what is measured; connections stay as few as a polite sender's."""
+
+
+def policy(rate: float) -> str:
+    """The lanes' policy: ``rate`` mails/s each, which does not move."""
+    return f"""
 [default]
 connections = 4
 max_connections = 4
 per_connection = 100
-start = 100000.0
-minimum = 100000.0
-maximum = 100000.0
+start = {rate}
+minimum = {rate}
+maximum = {rate}
 """
-"""No lane's limit is what is measured; connections stay as few as a polite sender's."""
 
 
 class BenchFailed(Exception):
@@ -64,6 +70,7 @@ class Options:
     warm_up: int = 2_000
     partitions: int = 4
     groups: Sequence[str] = GROUPS
+    lane_rate: float = UNLIMITED
 
 
 @dataclass
@@ -98,10 +105,15 @@ class Result:
 
 async def run(options: Options) -> Result:
     """One benchmark of the whole pipeline. Raises BenchFailed."""
+    return await measured(options, lambda bench: bench.all())
+
+
+async def measured(options: Options, work: Callable[[Bench], Awaitable[T]]) -> T:
+    """A broker, a sink and workers to come, and what ``work`` makes of them. Raises BenchFailed."""
     home = Path(tempfile.mkdtemp(prefix="mailsluice-bench-"))
     try:
         async with _broker(options, home) as (address, broker), _sink(options) as sink:
-            result = await _measured(options, home, address, broker, sink)
+            result = await _measured(options, home, address, broker, sink, work)
     except BenchFailed:
         raise  # its home stays: the text names the logs in it
     except BaseException:
@@ -132,7 +144,7 @@ async def _broker(options: Options, home: Path) -> AsyncIterator[tuple[str, Brok
 
 
 @dataclass
-class _Sink:
+class Sink:
     """Where the mail goes. ``control``: of our own sink; ``pid`` 0 for somebody else's."""
 
     host: str
@@ -142,10 +154,10 @@ class _Sink:
 
 
 @asynccontextmanager
-async def _sink(options: Options) -> AsyncIterator[_Sink]:
+async def _sink(options: Options) -> AsyncIterator[Sink]:
     if options.sink:
         host, _, port = options.sink.rpartition(":")
-        yield _Sink(host, int(port))
+        yield Sink(host, int(port))
         return
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streams.lab.world", "--sink", "--port", "0", stdout=subprocess.PIPE
@@ -156,15 +168,15 @@ async def _sink(options: Options) -> AsyncIterator[_Sink]:
         if not said:
             raise BenchFailed("the sink did not start")
         host, _, port = str(said["control"]).rpartition(":")
-        yield _Sink(str(said["host"]), int(said["port"]), (host, int(port)), process.pid)
+        yield Sink(str(said["host"]), int(said["port"]), (host, int(port)), process.pid)
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
 
 
-def _settings(options: Options, home: Path, address: str, sink: _Sink, dns: str) -> Settings:
-    (home / "policy.toml").write_text(POLICY)
+def _settings(options: Options, home: Path, address: str, sink: Sink, dns: str) -> Settings:
+    (home / "policy.toml").write_text(policy(options.lane_rate))
     foreign = options.broker not in BROKERS
     return Settings(
         broker=address,
@@ -179,7 +191,7 @@ def _settings(options: Options, home: Path, address: str, sink: _Sink, dns: str)
         deliver_sources=("127.0.0.1",),
         deliver_networks="127.0.0.0/8",
         deliver_hostname="out.bench.test",
-        deliver_rate=100_000.0,
+        deliver_rate=options.lane_rate,
         secret=secrets.token_hex(24),
         base_url=BASE_URL,
         return_domain=RETURN_DOMAIN,
@@ -204,7 +216,14 @@ def _zone(host: str) -> Zone:
     return zone
 
 
-async def _measured(options: Options, home: Path, address: str, broker: Broker | None, sink: _Sink) -> Result:
+async def _measured(
+    options: Options,
+    home: Path,
+    address: str,
+    broker: Broker | None,
+    sink: Sink,
+    work: Callable[[Bench], Awaitable[T]],
+) -> T:
     async with DnsServer(_zone(sink.host)) as dns:
         settings = _settings(options, home, address, sink, "{}:{}".format(*dns.address))
         _keys(settings.keys)
@@ -217,8 +236,8 @@ async def _measured(options: Options, home: Path, address: str, broker: Broker |
             lambda name, code: faults.append(f"{name} ended with {code}"),
         )
         try:
-            run = _Run(options, settings, team, faults, sink, home)
-            return await run.all(broker.pid or 0 if broker is not None else 0)
+            pid = broker.pid or 0 if broker is not None else 0
+            return await work(Bench(options, settings, team, faults, sink, home, pid))
         finally:
             await team.stop()
             if broker is None:
@@ -236,7 +255,7 @@ async def _forget(settings: Settings) -> None:
         await client.close()
 
 
-class _Run:
+class Bench:
     """The measurement itself: workers up, warm-up, the sends, the end."""
 
     def __init__(
@@ -245,34 +264,36 @@ class _Run:
         settings: Settings,
         team: Supervisor,
         faults: list[str],
-        sink: _Sink,
+        sink: Sink,
         home: Path,
+        broker_pid: int,
     ) -> None:
         self.options, self.settings, self.team, self.faults, self.sink, self.home = (
             options, settings, team, faults, sink, home,
         )  # fmt: skip
+        self.broker_pid = broker_pid
         self.metrics: dict[str, str] = {}
 
-    async def all(self, broker_pid: int) -> Result:
+    async def all(self) -> Result:
         """Everything. The RSA limit is taken just before and just after, while all agents are at rest."""
         options = self.options
         found = campaign(options.size)
         producer = await started(make_producer(self.settings))
         try:
             await producer.send_and_wait(self.settings.topic("mail-campaigns"), encode(found), key=found.key)
-            await self._start()
+            await self.start()
             async with aiohttp.ClientSession() as http:
-                await self._ready(http)
-                await self._publish(producer, 0, options.warm_up)
-                await self._wait_for(http, options.warm_up, options.warm_up)
-                await self._settled(http)
+                await self.ready(http)
+                await self.publish(producer, 0, options.warm_up)
+                await self.wait_for(http, options.warm_up, options.warm_up)
+                await self.settled(http)
                 warm = await self._report(http)
                 around = conditions()
                 limits = [await rsa_limit()]
-                clock = Clock(self._pids(broker_pid))
+                clock = Clock(self._pids(self.broker_pid))
                 begun = time.time()
-                await self._publish(producer, options.warm_up, options.messages)
-                report = await self._wait_for(http, options.warm_up + options.messages, options.messages)
+                await self.publish(producer, options.warm_up, options.messages)
+                report = await self.wait_for(http, options.warm_up + options.messages, options.messages)
                 used = await self._used(http, clock)
                 settled = time.time() - begun
                 limits.append(await rsa_limit())
@@ -312,7 +333,8 @@ class _Run:
             conditions=around,
         )
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """All workers, a process each."""
         for group in self.options.groups:
             self.metrics[group] = f"127.0.0.1:{free_port()}"
             self.team.add_group(group, MAILSLUICE_METRICS=self.metrics[group])
@@ -321,16 +343,18 @@ class _Run:
         found = {group: [self.team.workers[group].pid] for group in self.options.groups}
         return {**found, "broker": [broker_pid], "sink": [self.sink.pid], "load": [os.getpid()]}
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises BenchFailed when a worker has ended."""
         if self.faults:
             raise BenchFailed(f"{'; '.join(self.faults)}; logs are in {self.home / 'logs'}")
 
-    async def _ready(self, http: aiohttp.ClientSession) -> None:
+    async def ready(self, http: aiohttp.ClientSession) -> None:
+        """Return when every worker works. Raises BenchFailed after a minute."""
         end = time.monotonic() + 60
         for group, address in self.metrics.items():
             path = "metrics" if group == "control" else "readyz"
             while True:
-                self._check()
+                self.check()
                 try:
                     async with http.get(f"http://{address}/{path}") as answer:
                         if answer.status == 200:
@@ -343,7 +367,8 @@ class _Run:
                     )
                 await asyncio.sleep(0.1)
 
-    async def _publish(self, producer: Any, first: int, number: int) -> None:
+    async def publish(self, producer: Any, first: int, number: int) -> None:
+        """Write ``number`` sends."""
         topic, partitions = self.settings.topic("mail-sends"), self.options.partitions
         futures = [
             await producer.send(topic, encode(send), partition=partition_of(send.to, partitions))
@@ -359,11 +384,11 @@ class _Run:
         count = await _sum(http, self.metrics["deliver"], "mailsluice_outcomes_total{", 'state="delivered"')
         return {"count": count, "distinct": count, "bytes": 0, "last": time.time()}
 
-    async def _wait_for(self, http: aiohttp.ClientSession, count: int, new: int) -> dict[str, Any]:
+    async def wait_for(self, http: aiohttp.ClientSession, count: int, new: int) -> dict[str, Any]:
         """The sink's report once it has ``count`` mails. Raises BenchFailed when none comes for a while."""
         last, moved = -1, time.monotonic()
         while True:
-            self._check()
+            self.check()
             report = await self._report(http)
             if report["count"] >= count:
                 return report
@@ -375,12 +400,12 @@ class _Run:
                 )
             await asyncio.sleep(0.1)
 
-    async def _settled(self, http: aiohttp.ClientSession) -> None:
+    async def settled(self, http: aiohttp.ClientSession) -> None:
         """Return when no stage has anything left: two looks in a row, since gauges are written twice a second."""
         quiet = 0
         end = time.monotonic() + 120
         while quiet < 2:
-            self._check()
+            self.check()
             left = 0.0
             for group, address in self.metrics.items():
                 if group != "control":
@@ -391,8 +416,8 @@ class _Run:
             await asyncio.sleep(self.settings.commit)
 
     async def _used(self, http: aiohttp.ClientSession, clock: Clock) -> dict[str, float]:
-        await self._settled(http)
-        self._check()
+        await self.settled(http)
+        self.check()
         return clock.used()
 
 
