@@ -184,7 +184,8 @@ async def test_only_a_start_that_took_a_record_is_noted(apache_broker, prefix):
 
     async def note(station):
         found = await station.runner._consumer._coordinator.fetch_committed_offsets([tp])
-        return found[tp].metadata if tp in found else ""
+        words = found[tp].metadata.split() if tp in found else ()
+        return "".join(word for word in words if word.startswith("c"))
 
     async with Station(settings, agent, 1) as station:
         await station.open()
