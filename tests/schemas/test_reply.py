@@ -164,6 +164,21 @@ def test_success_means_nothing():
     assert said("354 go on").action == "none"
 
 
+@pytest.mark.parametrize("provider", ["", *sorted({p for rule in RULES.rules for p in rule.provider})])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "421 4.7.0 Too many concurrent SMTP connections from 192.0.2.1",
+        "421 4.7.0 Too many messages in this connection",
+        "421 Too many connections, try again later",
+    ],
+)
+def test_what_speaks_of_connections_is_about_them_wherever_it_comes(reply, provider):
+    """In mid-session too: the rate is not at fault."""
+    found = said(reply, provider=provider, phase="mail")
+    assert (found.klass, found.action) == ("connections", "slow")
+
+
 def test_what_says_nothing_is_unclassified():
     for reply in ("", "hello", "999 x", "\x00\xff", "12"):
         found = said(reply)
