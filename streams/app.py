@@ -43,6 +43,7 @@ from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
 from schemas.gate import GateRow
 from schemas.ladder import Rung
+from schemas.mail import NOW
 from schemas.outcome import Outcome
 from schemas.reply import Meaning, Rules, classify, load_rules
 from schemas.suppression import Suppression
@@ -59,7 +60,9 @@ from streams.runner import Runner
 from streams.settings import Settings
 from streams.state import StateFiles
 from streams.tables import Campaigns, WithViews
+from streams.topics import BY_NAME as KNOWN
 from streams.topics import RUNGS
+from streams.work import Turns
 
 log = logging.getLogger("mailsluice.app")
 Fatal = Callable[[int, str], Any]
@@ -104,6 +107,9 @@ class App:
     async def start(self) -> None:
         """Connect, read the tables, join the groups."""
         await self.outbox.start()
+        emits = {topic for stage in self.stages for topic in stage.emits}
+        await self.outbox.know(name for topic in emits for name in (topic, topic + NOW) if name in KNOWN)
+        turns = Turns()
         for stage in self.stages:
             ownership = Ownership(self.settings.session)
             agent = await self._build(stage, ownership)
@@ -117,6 +123,7 @@ class App:
                 self._fatal,
                 ownership=ownership,
                 fetch=fetch,
+                turns=turns,
             )
         if self._chain:
             for (first, second), topic in CHAINS.items():

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NoReturn, cast
 
@@ -121,6 +121,19 @@ def make_reader(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
+def make_swift_reader(settings: Settings) -> AIOKafkaConsumer:
+    """A reader of the twins beside a group's consumer: what comes is answered at once, also under load."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.broker.split(","),
+        client_id="mailsluice-now",
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=fetch_wait_ms(settings),
+        max_partition_fetch_bytes=262_144,
+        metadata_max_age_ms=60_000,
+    )
+
+
 class _Line:
     """What waits for one partition of a topic, and whether a batch of it is on its way."""
 
@@ -180,6 +193,14 @@ class Outbox:
             ) from None
         self._task = asyncio.create_task(self._pump(), name="outbox")
         self._task.add_done_callback(self._pump_ended)
+
+    async def know(self, topics: Iterable[str]) -> None:
+        """Ask once for the partitions of logical ``topics``: else the first record of each waits for that, and
+        all that is to be written behind it."""
+        names = [self._settings.topic(topic) for topic in topics]
+        for name in names:
+            self._producer.client.add_topic(name)
+        await asyncio.gather(*(self._producer.partitions_for(name) for name in names))
 
     async def stop(self) -> None:
         """Wait for what was put (30 s at most), then disconnect."""

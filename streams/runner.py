@@ -12,8 +12,9 @@ each measured and each with a test in tests/streams/test_runner_*.py:
   nothing has room or nothing is ours;
 - ``getmany`` waits for an assignment without a time-out: no lock is held around it;
 - ``pause()`` throws the prefetch away: nothing is ever paused; only partitions with room are polled;
-- the twins (transactional) are polled first, and each partition has a line of its own, so that a stage
-  that waits (Retry) for one does not hold the others.
+- a fetch waits under load until much has come, and has one answer for all its partitions: the twins
+  (transactional) have a reader of their own, which waits for nothing, and are worked on first. Each
+  partition has a line of its own, so that a stage that waits (Retry) for one does not hold the others.
 """
 
 from __future__ import annotations
@@ -36,11 +37,20 @@ from agents import Agent, Out, Stage
 from schemas.codec import Malformed, Record, headers_from
 from schemas.mail import NOW
 from streams import metrics
-from streams.broker import Outbox, fetch_wait_ms, make_group_consumer, raw_headers, started, stopped
+from streams.broker import (
+    Outbox,
+    fetch_wait_ms,
+    make_group_consumer,
+    make_swift_reader,
+    raw_headers,
+    started,
+    stopped,
+)
+from streams.incarnation import Mark, Marks, read_marks, strangers, write_marks
 from streams.ownership import Ownership
 from streams.settings import Settings
 from streams.watermark import Watermark
-from streams.work import Desk, Work, hand
+from streams.work import Desk, Turns, Work, hand
 
 log = logging.getLogger("mailsluice.runner")
 
@@ -60,6 +70,13 @@ BUSY = 100.0
 """Records/s from which on a fetch waits for MUCH bytes, but no longer than the stage's patience, not for the
 first record."""
 MUCH = 65_536
+TURN = 0.003
+"""Seconds that a slice should take where transactional mail may come: what comes has to be read, which takes
+some ten turns of the loop, and each turn has a slice of bulk in it."""
+LEAST = 4
+"""Records of a slice that took longer than that: it may have waited for something."""
+LOOK = 60.0
+"""Seconds between looks whether a topic is still the log that was read before."""
 CHAIN_SLICES = 4
 """Slices that may wait for a chained stage before the stage before it waits."""
 
@@ -78,10 +95,13 @@ class Line:
 
     tp: TopicPartition
     name: str
+    reader: AIOKafkaConsumer
     epoch: int
     mark: Watermark
     next: int
     opened_at_poll: int
+    marks: Marks
+    """What was read of it, to know the log again."""
     crashes: int = 0
     """Starts at this position that took a record and ended without progress."""
     alone: int = 0
@@ -133,7 +153,10 @@ class Runner(ConsumerRebalanceListener):
         fetch: int = 1_048_576,
         clock: Callable[[], float] = time.time,
         make: Callable[[Settings, str, int, int], AIOKafkaConsumer] = make_group_consumer,
+        make_swift: Callable[[Settings], AIOKafkaConsumer] = make_swift_reader,
+        turns: Turns | None = None,
     ) -> None:
+        """``turns``: shared by the runners of a process."""
         self.stage = stage
         self.agent = agent
         self.settings = settings
@@ -145,6 +168,8 @@ class Runner(ConsumerRebalanceListener):
         self._fatal = fatal
         self._clock = clock
         self._consumer: AIOKafkaConsumer = make(settings, group or stage.name, fetch, partitions)
+        self._swift = make_swift(settings) if any(topic.endswith(NOW) for topic in stage.topics) else None
+        """Reads the twins; the group's own consumer has them paused."""
         self._shares: dict[int, Share] = {}
         self._poll = 0
         self._stopping = False
@@ -153,7 +178,10 @@ class Runner(ConsumerRebalanceListener):
         self._hurry = asyncio.Event()
         self._behind: list[deque[Work]] = []
         self._stray = 0
+        self._turns = turns or Turns()
         self._taken = 0
+        self._size = min(stage.slice, LEAST) if stage.twins else stage.slice
+        """Records handed over at once."""
         self._paced = time.monotonic()
         self._names = {settings.topic(topic): topic for topic in stage.topics}
         self._in = {topic: metrics.RECORDS_IN.labels(stage.name, topic) for topic in stage.topics}
@@ -164,10 +192,19 @@ class Runner(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Join the group. Returns at once; ``ready`` is set when the first assignment is open."""
         await started(self._consumer)
+        if self._swift is not None:
+            await started(self._swift)
         self.ownership.watch(self._consumer)
         self._consumer.subscribe(topics=list(self._names), listener=self)
-        for name, body in (("poll", self._poll_loop), ("commit", self._commit_loop)):
-            task = asyncio.create_task(body(), name=f"{self.stage.name}-{name}")
+        bodies = [
+            ("poll", self._poll_loop(self._consumer)),
+            ("commit", self._commit_loop()),
+            ("look", self._look_loop()),
+        ]
+        if self._swift is not None:
+            bodies.append(("poll-now", self._poll_loop(self._swift)))
+        for name, body in bodies:
+            task = asyncio.create_task(body, name=f"{self.stage.name}-{name}")
             task.add_done_callback(self._ended)
             self._tasks.append(task)
 
@@ -180,6 +217,8 @@ class Runner(ConsumerRebalanceListener):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await stopped(self._consumer)
+        if self._swift is not None:
+            await stopped(self._swift)
 
     def chain_behind(self, before: Runner, topic: str) -> None:
         """Take what ``before`` emits to ``topic`` in memory, skipping the broker. Stateless stages only.
@@ -190,7 +229,6 @@ class Runner(ConsumerRebalanceListener):
         urgent: deque[Work] = deque()
         bulk: deque[Work] = deque()
         wake = asyncio.Event()
-        size = self.stage.slice
         before._behind.append(bulk)
 
         def take(out: Out, acked: Callable[[], None]) -> None:
@@ -204,16 +242,16 @@ class Runner(ConsumerRebalanceListener):
             while True:
                 await wake.wait()
                 wake.clear()
-                while queue := urgent or bulk:
+                while urgent or bulk:
+                    if not urgent:
+                        await self._turns.next()
+                    queue = urgent or bulk
                     first = queue[0].record
                     works: list[Work] = []
-                    while queue and len(works) < size and queue[0].record.partition == first.partition:
+                    while queue and len(works) < self._size and queue[0].record.partition == first.partition:
                         works.append(queue.popleft())
                     self._in[first.topic].inc(len(works))
-                    begun = time.perf_counter()
-                    await hand(self.agent, self.desk, works, first.partition)
-                    self._busy.inc(time.perf_counter() - begun)
-                    await asyncio.sleep(0)
+                    await self._hand(works, first.partition)
 
         before.desk.chain[topic] = take
         task = asyncio.get_running_loop().create_task(pump(), name=f"{self.stage.name}-chain")
@@ -235,17 +273,18 @@ class Runner(ConsumerRebalanceListener):
 
     # -- reading ------------------------------------------------------------------------------
 
-    async def _poll_loop(self) -> None:
+    async def _poll_loop(self, reader: AIOKafkaConsumer) -> None:
         failing_since = None
         while not self._stopping:
-            urgent, bulk = self._with_room()
-            suspect = self._next_suspect()
+            room, waits = self._with_room(reader)
+            suspect = self._next_suspect(reader)
             if suspect is not None and not suspect.rest:
-                bulk.append(suspect.tp)
+                room.append(suspect.tp)
             self._poll += 1
             poll = self._poll
             try:
-                found = await self._read(urgent, bulk, suspect is not None and bool(suspect.rest))
+                at_once = suspect is not None and bool(suspect.rest)
+                found = await self._read(reader, room, 0 if at_once else 50 if waits else 250)
                 failing_since = None
             except OffsetOutOfRangeError as error:
                 raise LogGone(
@@ -254,7 +293,7 @@ class Runner(ConsumerRebalanceListener):
                 ) from error
             except UnicodeDecodeError as error:
                 near = ", ".join(
-                    f"{tp.topic}/{tp.partition}@{self._at(tp)}" for tp in (*urgent, *bulk) if self._at(tp)
+                    f"{tp.topic}/{tp.partition}@{at}" for tp in room if (at := _place(reader, tp))
                 )
                 raise Unreadable(
                     f"stage {self.stage.name}: a record has a header name that is not UTF-8 ({error}), and the client "
@@ -280,45 +319,40 @@ class Runner(ConsumerRebalanceListener):
             await asyncio.sleep(0)
 
     async def _read(
-        self, urgent: list[TopicPartition], bulk: list[TopicPartition], at_once: bool
+        self, reader: AIOKafkaConsumer, room: list[TopicPartition], patience: int
     ) -> dict[TopicPartition, list[Any]]:
-        consumer, size = self._consumer, self.stage.slice
-        if not urgent and not bulk:
-            found: dict[TopicPartition, list[Any]] = await consumer.getmany(NOWHERE, timeout_ms=0)
-            if not at_once:
-                await asyncio.sleep(0.01)
-            return found
-        if urgent:
-            found = await consumer.getmany(*urgent, timeout_ms=0, max_records=size)
-            if found:
-                return found
-        lines = sum(len(share.lines) for share in self._shares.values())
-        # A partition that has no room now may have it in a moment, and this call would not see it.
-        patience = 0 if at_once else 250 if len(urgent) + len(bulk) == lines else 50
-        return dict(await consumer.getmany(*urgent, *bulk, timeout_ms=patience, max_records=size * 2))
+        if room:
+            return dict(await reader.getmany(*room, timeout_ms=patience, max_records=self.stage.slice * 2))
+        found: dict[TopicPartition, list[Any]] = {}
+        if reader is self._consumer:
+            found = await reader.getmany(NOWHERE, timeout_ms=0)
+        if patience:
+            await asyncio.sleep(0.01)
+        return found
 
-    def _with_room(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
-        urgent: list[TopicPartition] = []
-        bulk: list[TopicPartition] = []
+    def _with_room(self, reader: AIOKafkaConsumer) -> tuple[list[TopicPartition], bool]:
+        """Partitions of this reader to take from, and whether others have no room just now: they may have it in
+        a moment, and a long call would not see it."""
+        room: list[TopicPartition] = []
         if self.outbox.full:
-            return urgent, bulk
+            return room, True
         stage, limit = self.stage, self.settings.window_bytes
+        waits = False
         for share in self._shares.values():
             if share.stopping or share.task is None:
                 continue
-            waiting = len(share.bulk) + len(share.urgent) > stage.slice * 4
+            queue = share.urgent if reader is self._swift else share.bulk
+            crowded = len(queue) > stage.slice * 4
             for line in share.lines.values():
-                if line.mark.span >= stage.window or line.in_work_bytes >= limit:
+                if line.reader is not reader:
                     continue
-                if line.alone:
-                    continue
-                if line.name.endswith(NOW):
-                    urgent.append(line.tp)
-                elif not waiting:
-                    bulk.append(line.tp)
-        return urgent, bulk
+                if crowded or line.alone or line.mark.span >= stage.window or line.in_work_bytes >= limit:
+                    waits = True
+                else:
+                    room.append(line.tp)
+        return room, waits
 
-    def _next_suspect(self) -> Line | None:
+    def _next_suspect(self, reader: AIOKafkaConsumer) -> Line | None:
         """The line whose next record is to be tried alone: one record in the whole process, in turns, so
         that the guilty one shows itself and no innocent is buried."""
         if self.outbox.trial is not None or self.outbox.full:
@@ -328,19 +362,13 @@ class Runner(ConsumerRebalanceListener):
             for share in self._shares.values()
             if share.task is not None and not share.stopping
             for line in share.lines.values()
-            if line.alone
+            if line.alone and line.reader is reader
         ]
         if not lines:
             return None
         suspect = min(lines, key=lambda line: line.tried)
         suspect.tried = self._poll + 1
         return suspect
-
-    def _at(self, tp: TopicPartition) -> str:
-        """The next offset of a partition that the client has fetched records of, or nothing."""
-        found = self._consumer._fetcher._records.get(tp)
-        records = getattr(found, "_partition_records", None)
-        return "" if records is None else str(records.next_fetch_offset)
 
     def _line(self, tp: TopicPartition, poll: int) -> Line | None:
         share = self._shares.get(tp.partition)
@@ -359,7 +387,7 @@ class Runner(ConsumerRebalanceListener):
             # left: go back to our own place. The same hole twice is in the log itself: the marks of a
             # transactional producer are offsets without a record.
             line.hole = first
-            self._consumer.seek(tp, line.next)
+            line.reader.seek(tp, line.next)
             return
         if first > line.next:
             log.info("%s: offsets %d to %d hold no records", tp, line.next, first - 1)
@@ -416,6 +444,7 @@ class Runner(ConsumerRebalanceListener):
             else:
                 queue.append(work)
         if taken:
+            line.marks.saw(record)
             self._in[name].inc(taken)
             self._taken += taken
             share.wake.set()
@@ -431,7 +460,6 @@ class Runner(ConsumerRebalanceListener):
     # -- working ------------------------------------------------------------------------------
 
     async def _work_loop(self, share: Share) -> None:
-        stage = self.stage
         while not share.stopping:
             if not share.urgent and not share.bulk:
                 share.wake.clear()
@@ -440,12 +468,23 @@ class Runner(ConsumerRebalanceListener):
             if self.outbox.full or (self._chain_full() and not share.urgent):
                 await asyncio.sleep(0.005)
                 continue
+            if not share.urgent:
+                await self._turns.next()
+                if share.stopping:
+                    return
             queue = share.urgent or share.bulk
-            works = [queue.popleft() for _ in range(min(len(queue), stage.slice))]
-            begun = time.perf_counter()
-            await hand(self.agent, self.desk, works, share.partition)
-            self._busy.inc(time.perf_counter() - begun)
-            await asyncio.sleep(0)
+            await self._hand([queue.popleft() for _ in range(min(len(queue), self._size))], share.partition)
+
+    async def _hand(self, works: list[Work], partition: int) -> None:
+        """A slice through the agent; the next one is as large as fits into a turn."""
+        begun = time.perf_counter()
+        await hand(self.agent, self.desk, works, partition)
+        took = time.perf_counter() - begun
+        self._busy.inc(took)
+        if self.stage.twins and (took > TURN or len(works) == self._size):
+            fits = min(2 * self._size, int(TURN * len(works) / took)) if took else self.stage.slice
+            self._size = min(self.stage.slice, max(LEAST, fits))
+        await asyncio.sleep(0)
 
     def _chain_full(self) -> bool:
         return any(len(queue) > self.stage.slice * CHAIN_SLICES for queue in self._behind)
@@ -476,6 +515,8 @@ class Runner(ConsumerRebalanceListener):
             if self.outbox.trial in share.lines.values():
                 self.outbox.trial = None
         self._shares.clear()
+        if self._swift is not None:
+            self._swift.assign([])
         self.ownership.turn()
         metrics.OWNED.labels(self.stage.name).set(0)
 
@@ -515,18 +556,26 @@ class Runner(ConsumerRebalanceListener):
             self._shares[number] = Share(number, epoch)
         await asyncio.gather(*(self.agent.assigned(number) for number in numbers))
         places = await self._places(mine)
+        now = sorted(tp for tp in mine if tp.topic.endswith(NOW)) if self._swift is not None else []
+        if self._swift is not None:
+            self._consumer.pause(*now)
+            self._swift.assign(now)
         for number in numbers:
             share = self._shares[number]
             for tp in sorted(t for t in mine if t.partition == number):
-                offset, crashes, alone = places[tp]
+                offset, crashes, alone, marks = places[tp]
+                reader = self._swift if self._swift is not None and tp in now else self._consumer
                 self._consumer.seek(tp, offset)
+                reader.seek(tp, offset)
                 line = Line(
                     tp,
                     self._names[tp.topic],
+                    reader,
                     epoch,
                     Watermark(offset),
                     offset,
                     self._poll + 1,
+                    marks,
                     crashes,
                     alone,
                     offset,
@@ -539,8 +588,8 @@ class Runner(ConsumerRebalanceListener):
         self.ready.set()
         log.info("stage %s owns partitions %s", self.stage.name, numbers)
 
-    async def _places(self, mine: set[TopicPartition]) -> dict[TopicPartition, tuple[int, int, int]]:
-        """Where to read on: committed offset (or the log's start), crashes there, records to try alone."""
+    async def _places(self, mine: set[TopicPartition]) -> dict[TopicPartition, tuple[int, int, int, Marks]]:
+        """Where to read on: committed offset (or the log's start), crashes there, records to try alone, marks."""
         if not mine:
             return {}
         tps = sorted(mine)
@@ -550,7 +599,17 @@ class Runner(ConsumerRebalanceListener):
         for tp in tps:
             meta = committed.get(tp)
             if meta is None or meta.offset < 0:
-                found[tp] = (starts[tp], 0, 0)
+                if starts[tp] > 0:
+                    log.warning(
+                        "stage %s: no committed offset of %s/%d (a new group, or it expired at the broker); it "
+                        "reads from the log's start, %d: what it did before is done again, and what was deleted "
+                        "there is not seen",
+                        self.stage.name,
+                        tp.topic,
+                        tp.partition,
+                        starts[tp],
+                    )
+                found[tp] = (starts[tp], 0, 0, Marks())
                 continue
             if meta.offset < starts[tp]:
                 raise LogGone(
@@ -559,8 +618,34 @@ class Runner(ConsumerRebalanceListener):
                     "retention; to go on without them, move the group's offset by hand"
                 )
             crashes, alone = _read_note(meta.metadata)
-            found[tp] = (meta.offset, crashes, alone)
+            found[tp] = (meta.offset, crashes, alone, Marks(read_marks(meta.metadata or "")))
+        await self._look({tp: place[3].at(place[0]) for tp, place in found.items()})
         return found
+
+    async def _look(self, marks: dict[TopicPartition, list[Mark]]) -> None:
+        """Raises LogGone where a topic is not the log that we read before."""
+        told = await strangers(self.settings, {tp: some for tp, some in marks.items() if some})
+        if told:
+            raise LogGone(
+                f"stage {self.stage.name}: {'; '.join(told[:5])} ({len(told)} in all): the topic was made anew, or "
+                "lost its end. To read it from its start, delete the group's offsets; to go on where the stage "
+                "stands, commit the same offsets without metadata"
+            )
+
+    async def _look_loop(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            lines = [line for share in self._shares.values() for line in share.lines.values()]
+            newest = {line: line.marks.newest(line.mark.position) for line in lines}
+            try:
+                await self._look({line.tp: line.marks.at(line.mark.position) for line in lines})
+            except KafkaError as error:
+                log.warning(
+                    "stage %s could not look whether its topics are the same: %r", self.stage.name, error
+                )
+                continue
+            for line, mark in newest.items():  # read before the anchor was found to be there still
+                line.marks.anchor = mark or line.marks.anchor
 
     # -- crashes: a record that kills the process is tried alone, then dead-lettered -----------
 
@@ -616,7 +701,8 @@ class Runner(ConsumerRebalanceListener):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self.settings.commit)
             self._hurry.clear()
-            if self._consumer._fetcher.error_future.done():
+            readers = (self._consumer, self._swift)
+            if any(reader is not None and reader._fetcher.error_future.done() for reader in readers):
                 raise RuntimeError("the client reads no more")
             await self._commit()
             self._pace()
@@ -679,7 +765,7 @@ class Runner(ConsumerRebalanceListener):
                 work = share.works.get((line.tp.topic, first)) if first is not None else None
                 if work is not None:
                     oldest = max(oldest, now - work.record.timestamp / 1000)
-                high = self._consumer.highwater(line.tp)
+                high = line.reader.highwater(line.tp)
                 if high is not None:
                     lag[line.name] += max(0, high - line.next)
         stray = sum(
@@ -703,12 +789,20 @@ class Runner(ConsumerRebalanceListener):
 
 
 def _note(line: Line) -> str:
-    return f"c{line.crashes}a{line.alone}" if line.crashes or line.alone else ""
+    """What goes with an offset: crashes there, records to try alone, marks of what was read below it."""
+    counts = f"c{line.crashes}a{line.alone} " if line.crashes or line.alone else ""
+    return (counts + write_marks(line.marks.at(line.mark.position))).strip()
 
 
 def _read_note(text: str | None) -> tuple[int, int]:
     """Crashes and records to try alone from an offset's metadata: a hint, never truth."""
     if not text or not text.startswith("c"):
         return 0, 0
-    crashes, _, alone = text[1:].partition("a")
+    crashes, _, alone = text[1:].split(" ")[0].partition("a")
     return (int(crashes) if crashes.isdigit() else 0), (int(alone) if alone.isdigit() else 0)
+
+
+def _place(reader: AIOKafkaConsumer, tp: TopicPartition) -> str:
+    """The next offset of a partition that the client has fetched records of, or nothing."""
+    records = getattr(reader._fetcher._records.get(tp), "_partition_records", None)
+    return "" if records is None else str(records.next_fetch_offset)

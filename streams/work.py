@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from agents import Agent, Out, Retry, Stage
@@ -20,6 +21,38 @@ log = logging.getLogger("mailsluice.work")
 
 class BugLimit(Exception):
     """So many records raised that the code is at fault, not they: the stage stops."""
+
+
+class Turns:
+    """Lets one slice of bulk run in each turn of the event loop, over all stages and partitions of a process.
+
+    Else each turn has as many slices in it as there are partitions at work, and a transactional mail, which
+    takes some ten turns from the socket to its agent, waits for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._taken = False
+
+    async def next(self) -> None:
+        """Wait for a turn, in the order of asking."""
+        loop = asyncio.get_running_loop()
+        if not self._taken:
+            self._taken = True
+            loop.call_soon(self._pass_on)
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # a cancelled one takes no turn
+                turn.set_result(None)
+                asyncio.get_running_loop().call_soon(self._pass_on)
+                return
+        self._taken = False
 
 
 class Desk:

@@ -22,7 +22,6 @@ STAGE = Stage(
     question="what exactly do they get?",
     consumes=("mail-screened",),
     emits=("mail-rendered",),
-    slice=25,
 )
 
 

@@ -18,7 +18,6 @@ STAGE = Stage(
     question="whose word is it?",
     consumes=("mail-rendered",),
     emits=tuple(lane_topic(lane) for lane in lane_names()),
-    slice=10,  # signing is a millisecond each; transactional mail waits for a slice at most
 )
 
 _LANES = frozenset(lane_names())

@@ -117,7 +117,7 @@ def show(found: dict[str, Any], console: Console) -> None:
                 f"transactional, publish to 250: p50 {result['p50']:.0f} ms, p90 {result['p90']:.0f} ms, "
                 f"p99 {result['p99']:.0f} ms, worst {result['worst']:.0f} ms ({result['sent']} sends, "
                 f"{result['missing']} missing; {result['waiting']:,} bulk mails were waiting); "
-                + ", ".join(f"{stage} {ms:.0f}" for stage, ms in result["stages"].items())
+                + ", ".join(f"{stage} {p50:.0f}/{p99:.0f}" for stage, (p50, p99) in result["stages"].items())
             )
             continue
         table = Table(title=f"{name}: microseconds of CPU for one mail", title_justify="left")

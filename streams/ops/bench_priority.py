@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from dataclasses import asdict, dataclass, field
-from statistics import median
 from typing import Any
 
 import aiohttp
@@ -47,8 +46,8 @@ class Priority:
     p99: float
     worst: float
     waiting: int
-    stages: dict[str, float] = field(default_factory=dict)
-    """Median until each topic had it, and until the sink had it."""
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    """p50 and p99 until each topic had it, and until the sink had it."""
     conditions: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,8 +126,8 @@ class _Race:
                 return arrived
             await asyncio.sleep(0.2)
 
-    async def _stages(self, sent: dict[str, float], arrived: dict[str, float]) -> dict[str, float]:
-        """Median milliseconds from the publish to the broker's taking it, by topic; and to the 250."""
+    async def _stages(self, sent: dict[str, float], arrived: dict[str, float]) -> dict[str, list[float]]:
+        """Milliseconds from the publish to the broker's taking it, by topic; and to the 250."""
         settings = self.bench.settings
         kinds = {"mail-sends-now": "sends", "mail-enqueued-now": "enqueued", "mail-screened-now": "screened"}
         kinds |= {f"{lane_topic(lane)}-now": "lane" for lane in lane_names()}
@@ -139,7 +138,8 @@ class _Race:
             if to in sent:
                 took.setdefault(kinds[record.topic], []).append(record.timestamp / 1000 - sent[to])
         took["sink"] = [arrived[to] - at for to, at in sent.items() if to in arrived]
-        return {name: round(median(found) * 1000, 1) for name, found in took.items()}
+        order = [name for name in ("sends", "enqueued", "screened", "lane", "sink") if name in took]
+        return {name: [_part(took[name], 0.5), _part(took[name], 0.99)] for name in order}
 
 
 def _result(
@@ -147,10 +147,10 @@ def _result(
     sent: dict[str, float],
     arrived: dict[str, float],
     waiting: int,
-    stages: dict[str, float],
+    stages: dict[str, list[float]],
     around: dict[str, Any],
 ) -> Priority:
-    took = sorted((arrived[to] - at) * 1000 for to, at in sent.items() if to in arrived)
+    took = [arrived[to] - at for to, at in sent.items() if to in arrived]
     if not took:
         raise BenchFailed(f"none of {len(sent)} transactional mails arrived")
     around.update(
@@ -158,10 +158,12 @@ def _result(
         lane_rate=options.lane_rate,
     )  # fmt: skip
 
-    def part(share: float) -> float:
-        return round(took[min(len(took) - 1, int(share * len(took)))], 1)
-
     return Priority(
-        sent=len(sent), missing=len(sent) - len(took), p50=part(0.5), p90=part(0.9), p99=part(0.99),
-        worst=round(took[-1], 1), waiting=waiting, stages=stages, conditions=around,
+        sent=len(sent), missing=len(sent) - len(took), p50=_part(took, 0.5), p90=_part(took, 0.9),
+        p99=_part(took, 0.99), worst=_part(took, 1.0), waiting=waiting, stages=stages, conditions=around,
     )  # fmt: skip
+
+
+def _part(seconds: list[float], share: float) -> float:
+    """A quantile, in milliseconds."""
+    return round(sorted(seconds)[min(len(seconds) - 1, int(share * len(seconds)))] * 1000, 1)
