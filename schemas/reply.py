@@ -179,8 +179,8 @@ def _bounded(
     klass, scope, action = decision
     if action == "suppress" and permanence == "transient":
         return klass, scope, "retry"
-    if action == "suppress" and (phase in _ABOUT_US or code.startswith("53")):
-        return "refused", "domain", "hold"
+    if action in ("suppress", "soft") and (phase in _ABOUT_US or code.startswith("53")):
+        return "refused", "domain", "retry" if permanence == "transient" else "hold"
     if action in ("suppress", "soft") and permanence != "transient" and _names_block(rules, text):
         return "policy", "domain", "hold"
     if action == "suppress" and permanence == "unknown":

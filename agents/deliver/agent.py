@@ -135,11 +135,11 @@ class Deliver:
                     mail.session.give_up()
             while any(mail.partition == partition for mail in self._mails.values()):
                 await asyncio.sleep(0.01)  # the runner bounds this
-        finally:
+        finally:  # also when the runner's patience ends: the file must not stay open beside its next owner's
             state = self._state.pop(partition, None)
             self._allowance.own(len(self._state))
-        if state is not None:
-            await self._rows.close(partition)
+            if state is not None:
+                await self._rows.close(partition)
 
     def _under_way(self, partition: int) -> list[Mail]:
         return [m for m in self._mails.values() if m.partition == partition and m.stage == "sending"]
@@ -333,7 +333,7 @@ class Deliver:
 
     def _unreachable(self, mail: Mail, failed: ConnectFailed) -> None:
         reply = f"{failed.code} {failed.text}" if failed.code else failed.text
-        if failed.why == "network" or not failed.temporary:
+        if failed.why == "network":  # where we may not send, now or later
             meaning = self._meaning(reply, failed.host, failed.phase, mail.provider)
             self._end(
                 mail,
@@ -348,7 +348,9 @@ class Deliver:
                 ),
             )
         else:
-            self._defer(mail, failed.why, reply, failed.phase)
+            # Who refuses us before MAIL has not heard of any recipient: also a 5xx there (a block of our
+            # address, a host out of service) ends no mail before its time.
+            self._defer(mail, failed.why, reply, failed.phase, failed.host)
 
     def _crowded(self, mail: Mail, failed: ConnectFailed, source: str) -> None:
         """One connection too many: no attempt of the mail, but shape must know."""
@@ -362,11 +364,11 @@ class Deliver:
         mail.source = ""
         self._defer(mail, reason, why, "connect")
 
-    def _defer(self, mail: Mail, reason: str, reply: str, phase: str) -> None:
-        meaning = self._meaning(reply, "", phase, mail.provider)
+    def _defer(self, mail: Mail, reason: str, reply: str, phase: str, host: str = "") -> None:
+        meaning = self._meaning(reply, host, phase, mail.provider)
         self._end(
             mail,
-            self._outcome(mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning),
+            self._outcome(mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning, mx=host),
             again=True,
         )
 

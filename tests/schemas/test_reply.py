@@ -132,6 +132,11 @@ def test_a_local_part_is_not_wording():
 @pytest.mark.parametrize("phase", ["connect", "ehlo", "starttls", "mail"])
 def test_nothing_said_before_rcpt_is_about_an_address(phase):
     assert said("550 5.1.1 User unknown", phase=phase).action == "hold"
+    assert (said("554 5.2.2 Mailbox full", phase=phase).scope, said("554", phase=phase).action) == (
+        "domain",
+        "hold",
+    )
+    assert said("452 4.2.2 Mailbox full", phase=phase).action == "retry"
     assert said("535 5.7.8 Authentication failed: user unknown").action == "hold"
 
 

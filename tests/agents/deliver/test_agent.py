@@ -457,6 +457,48 @@ async def test_a_refused_connection_defers_and_is_told_with_its_source():
     ]
 
 
+@pytest.mark.parametrize(
+    ("phase", "text"),
+    [
+        ("connect", "5.7.1 IP 192.0.2.1 is blocked"),
+        ("connect", "5.1.1 User unknown"),
+        ("connect", ""),
+        ("ehlo", "5.7.1 bad HELO"),
+        ("starttls", "5.7.0 no TLS for you"),
+    ],
+)
+@story
+async def test_a_refusal_before_mail_ends_no_mail_before_its_time(phase, text):
+    """It is about us, never about a recipient, also with a 5xx."""
+    made = await world()
+    made.servers.refuse = lambda group, hosts: ConnectFailed(phase, 554, text, False, "reply", "mx.b.example")
+    record = mail("a", expires=START + 3600)
+    while True:
+        before = len(made.broker.ladder())
+        await made.take(record)
+        await settled()
+        if len(made.broker.ladder()) == before:
+            break
+        copy = made.broker.ladder()[-1]
+        made.ahead += float(copy.headers["due"]) - made.clock()
+        record = woken(copy)
+    assert states(made)[:2] == ["deferred", "deferred"]
+    assert states(made)[-1] == "expired"
+    first = made.broker.outcomes()[0]
+    assert (first.reply, first.phase, first.mx, first.reason) == (
+        f"554 {text}",
+        phase,
+        "mx.b.example",
+        "reply",
+    )
+    # A connection again: the next mail goes.
+    made.servers.refuse = lambda group, hosts: None
+    made.servers.answer = lambda line: line.say(250, "ok")
+    await made.take(mail("b", "b@b.example"))
+    await made.ticks(3)
+    assert states(made, "b") == ["delivered"]
+
+
 def encode_report(out) -> dict:
     import orjson
 
@@ -874,6 +916,19 @@ async def test_revoke_waits_for_its_outcomes_and_the_state_is_closed():
     await made.agent.revoked(0)
     assert states(made) == ["delivered"]
     assert made.agent._rows.open_now == set()
+
+
+@story
+async def test_a_revoke_that_runs_out_of_time_closes_the_state_too():
+    made = await world(hold=True)
+    await made.take(mail("a"))
+    await settled()
+    made.servers.lines[0].say(250, "ok")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(made.agent.revoked(0), 5)
+    assert made.agent._rows.open_now == set()
+    made.broker.ack()  # the outcome still lands
+    assert states(made) == ["delivered"]
 
 
 @story
