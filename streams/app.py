@@ -51,6 +51,7 @@ from schemas.token import Tokens
 from schemas.topology import Topology
 from streams import metrics
 from streams.broker import Outbox, die, make_producer
+from streams.clock import SteadyClock
 from streams.counting import lane_gauges, provider_label
 from streams.follow import Follower
 from streams.ownership import Ownership
@@ -93,7 +94,8 @@ class App:
         self.settings = settings
         self.partitions = topology.partitions
         self.stages: list[Stage] = [BY_NAME[name] for name in stages]
-        self.outbox = Outbox(make_producer(settings), settings, fatal)
+        self.clock = SteadyClock()
+        self.outbox = Outbox(make_producer(settings), settings, fatal, self.clock)
         self.runners: dict[str, Runner] = {}
         self._chain = chain
         self._fatal = fatal
@@ -123,6 +125,7 @@ class App:
                 self._fatal,
                 ownership=ownership,
                 fetch=fetch,
+                clock=self.clock,
                 turns=turns,
             )
         if self._chain:
@@ -213,7 +216,7 @@ class App:
             campaigns,
             campaigns.read_to_end,
             self._resolver,
-            time.time,
+            self.clock,
             time.monotonic,
         )
 
@@ -234,7 +237,7 @@ class App:
             suppressions,
             contacts,
             rungs_of(self.settings),
-            time.time,
+            self.clock,
         )
         self._expiring(rows)
         return WithViews(agent, [suppressions, contacts])
@@ -242,7 +245,7 @@ class App:
     def _expiring(self, files: StateFiles) -> None:
         def sweep() -> None:
             for state in files.opened():
-                state.expire(time.time())
+                state.expire(self.clock())
 
         self._every(10.0, sweep)
 
@@ -252,11 +255,11 @@ class App:
             self._tokens(),
             self.settings.base_url,
             self.settings.return_domain,
-            time.time,
+            self.clock,
         )
 
     async def _sign(self, stage: Stage, ownership: Ownership) -> Agent:
-        return Sign(load_keys(self.settings.keys), time.time)
+        return Sign(load_keys(self.settings.keys), self.clock)
 
     async def _deliver(self, stage: Stage, ownership: Ownership) -> Agent:
         settings = self.settings
@@ -308,7 +311,7 @@ class App:
             fresh=ownership.fresh,
             epoch=lambda: ownership.epoch,
             publish=self.publish,
-            clock=time.time,
+            clock=self.clock,
             monotonic=time.monotonic,
             random=random.random,
             observe=observe_outcome,
@@ -344,7 +347,7 @@ class App:
 
     async def _wait(self, stage: Stage, ownership: Ownership) -> Agent:
         return Wait(
-            wait_policy.Settings(rungs=rungs_of(self.settings)), await self._table_of_campaigns(), time.time
+            wait_policy.Settings(rungs=rungs_of(self.settings)), await self._table_of_campaigns(), self.clock
         )
 
     async def _classify(self, stage: Stage, ownership: Ownership) -> Agent:
@@ -353,14 +356,14 @@ class App:
         agent = Classify(
             read_rules(),
             lambda partition: SqliteBook(directory / f"book-{partition}.sqlite"),
-            time.time,
+            self.clock,
             self._tokens(),
             self.partitions,
             worker_name(),
         )
 
         def flush() -> None:
-            for out in agent.flush(time.time()):
+            for out in agent.flush(self.clock()):
                 self.publish(out)
 
         self._every(1.0, flush)
@@ -376,7 +379,7 @@ class App:
             newer=_newer_suppression,
             rewrite=self.publish,
         )
-        return Suppress(states, suppress_policy.Settings(), time.time)
+        return Suppress(states, suppress_policy.Settings(), self.clock)
 
     async def _score(self, stage: Stage, ownership: Ownership) -> Agent:
         follower = await self._follower()
@@ -388,7 +391,7 @@ class App:
             newer=_newer_contact,
             rewrite=self.publish,
         )
-        return Score(states, score_policy.Settings(), time.time)
+        return Score(states, score_policy.Settings(), self.clock)
 
 
 def worker_name() -> str:

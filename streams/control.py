@@ -34,6 +34,7 @@ from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 from streams import probes
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
+from streams.clock import SteadyClock
 from streams.counting import forget_limits, limit_gauges
 from streams.follow import Follower
 from streams.settings import BadSettings, Settings, load
@@ -111,6 +112,7 @@ class Control:
     def __init__(self, settings: Settings, policy: Policy, app: faust.App) -> None:
         self.settings = settings
         self.shaper = Shaper(policy)
+        self._clock = SteadyClock()
         self.app = app
         self.reports = app.topic(settings.topic(REPORTS), key_type=bytes, value_type=bytes)
         self.policy = app.topic(settings.topic(POLICY), key_type=bytes, value_type=bytes)
@@ -191,7 +193,7 @@ class Control:
         await self._following.wait()
         assert self._follower is not None
         await self._follower.to_end(POLICY, 0)
-        leader = Leader(worker=self.worker, time=time.time())
+        leader = Leader(worker=self.worker, time=self._clock())
         offset = (await (await self._send(leader.key, leader))).offset
         # The clock after the acknowledgement: what the last leader lent, it lent before our record.
         self.shaper.lead(offset, time.monotonic())
@@ -220,14 +222,14 @@ class Control:
             self.shaper.refusals += 1
             log.warning("%s offset %d is refused: %s", REPORTS, message.offset, error)
             return
-        await self.publish(self.shaper.on_report(report, time.time(), time.monotonic()))
+        await self.publish(self.shaper.on_report(report, self._clock(), time.monotonic()))
 
     async def tick(self) -> None:
         """Every second: caps that run out, keys to delete, gauges."""
         if not self.leading.is_set():
             return
         try:
-            facts, drops = self.shaper.tick(time.time(), time.monotonic())
+            facts, drops = self.shaper.tick(self._clock(), time.monotonic())
             await self.publish(facts)
             for key in drops:
                 await (await self.policy.send(key=key, value=None, partition=0))
