@@ -12,6 +12,7 @@ from agents import Out, Ticket
 from schemas.codec import Headers
 from streams.broker import die
 from streams.follow import Follower, OutsideLog
+from streams.incarnation import Mark, mark_of, read_marks, write_marks
 from streams.store import Store, Taken
 
 log = logging.getLogger("mailsluice.state")
@@ -51,18 +52,41 @@ class PartitionState:
         self._rewrite = rewrite
         self._own: dict[bytes, bytes | None] = {}
         """Own writes that the tail has not brought back yet: they win over the file."""
+        self._expected: Mark | None = None
+        """The record that the file was filled up to: the log must show it first, if it still has it."""
+        self._strange = False
 
     async def open(self) -> None:
-        """Read the log from the stored position to its end. A position outside the log starts anew."""
+        """Read the log from the stored position to its end. A position outside the log, or below a record
+        that is another one than the file was filled from (the topic was made anew), starts anew."""
         first = await self._follower.first(self.topic, self.partition)
         # Below the log's start nothing is missing: a compacted topic keeps the last value of every key.
         start = max(self._store.position(self.topic), first)
+        self._strange, self._expected = False, None
+        for mark in read_marks(self._store.mark(self.topic)):
+            if mark.offset == start - 1 >= first:
+                self._expected, start = mark, mark.offset
         try:
             await self._follower.follow(self.topic, self.partition, self._apply, start)
         except OutsideLog as error:
-            log.error("%s; %s is filled again from the log's start", error, self._store.path.name)
-            self._store.begin_anew()
-            await self._follower.follow(self.topic, self.partition, self._apply, first)
+            await self._again(first, str(error))
+        else:
+            if self._strange or self._expected is not None:
+                await self._again(first, f"{self.topic}/{self.partition} was made anew")
+
+    async def _again(self, first: int, why: str) -> None:
+        log.error("%s; %s is filled again from the log's start", why, self._store.path.name)
+        self._follower.forget(self.topic, self.partition)
+        self._store.begin_anew()
+        self._strange, self._expected = False, None
+        await self._follower.follow(self.topic, self.partition, self._apply, first)
+
+    def _same(self, message: Any) -> bool:
+        """Whether the log is the one that the file was filled from. Compaction may have taken the record."""
+        expected, self._expected = self._expected, None
+        if expected is not None and message.offset == expected.offset and mark_of(message) != expected:
+            self._strange = True
+        return not self._strange
 
     async def close(self) -> None:
         """Stop following and close the file."""
@@ -110,6 +134,13 @@ class PartitionState:
         ticket.emit(Out(self.topic, value, self._headers, key, self.partition), acked)
 
     def _apply(self, messages: Sequence[Any]) -> None:
+        expected = self._expected
+        if not self._same(messages[0]):
+            return
+        if expected is not None and messages[0].offset == expected.offset:  # applied already
+            messages = messages[1:]
+            if not messages:
+                return
         puts: dict[bytes, tuple[bytes, bytes, float]] = {}
         deletes: set[bytes] = set()
         own, newer = self._own, self._newer
@@ -137,7 +168,8 @@ class PartitionState:
             deletes.discard(key)
             puts[key] = (key, value, until)
         try:
-            self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes)
+            mark = write_marks([mark_of(messages[-1])])
+            self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes, mark)
         except Taken as error:
             die(75, f"another process writes this worker's state: {error}")
         except sqlite3.Error as error:

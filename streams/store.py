@@ -65,6 +65,11 @@ class Store:
         self._at[log] = int(row[0]) if row else -1
         return self._at[log]
 
+    def mark(self, log: str) -> str:
+        """What was written with the position."""
+        row = self._db.execute("SELECT v FROM about WHERE k = ?", ("mark " + log,)).fetchone()
+        return row[0] if row else ""
+
     def get(self, key: bytes) -> bytes | None:
         """The value under a key."""
         row = self._db.execute(self._get, (key,)).fetchone()
@@ -82,8 +87,11 @@ class Store:
         position: int,
         puts: Iterable[tuple[bytes, bytes, float]],
         deletes: Iterable[bytes] = (),
+        mark: str = "",
     ) -> None:
         """Write rows and the position in one transaction. Raises sqlite3.Error (a full disk) and Taken.
+
+        ``mark``: how the record just below the position is known again.
 
         A worker that was frozen, has lost the partition and wakes must not write what its successor on
         this machine has long passed: the rows would go back in time.
@@ -101,7 +109,10 @@ class Store:
                 "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (k) DO UPDATE SET v = excluded.v, until = excluded.until",
                 puts,
             )
-            db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", ("at " + log, str(position)))
+            db.execute(
+                "INSERT OR REPLACE INTO about VALUES (?, ?), (?, ?)",
+                ("at " + log, str(position), "mark " + log, mark),
+            )
             db.execute("COMMIT")
             self._at[log] = position
         except BaseException:

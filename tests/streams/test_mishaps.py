@@ -8,13 +8,18 @@ records too large (test_runner_records.py); state files from elsewhere (test_sta
 import asyncio
 import logging
 
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
+from agents import Out
 from streams import runner as runner_module
+from streams.broker import Outbox, make_producer
+from streams.follow import Follower
 from streams.incarnation import Mark, Marks, mark_of, read_marks, strangers, write_marks
 from streams.runner import EXIT_LOG_GONE
+from streams.state import StateFiles
 from tests.support.brokers import admin, create_topics
 from tests.support.toys import (
     Each,
@@ -150,6 +155,44 @@ async def test_expired_offsets_start_at_the_logs_start_and_say_so(apache_broker,
     ]
     assert "it reads from the log's start, 5" in text
     assert settings.topic("toy-in") in text
+
+
+@pytest.mark.parametrize("count", [49, 50, 200])
+async def test_a_state_file_of_a_changelog_that_was_made_anew_is_filled_again(
+    apache_broker, prefix, tmp_path, caplog, count
+):
+    """Shorter, just as long, longer: rows of the old one are gone, and none of the new one is missing."""
+    settings = settings_for(apache_broker, prefix)
+    await create_topics(apache_broker, prefix + "log", cleanup_policy="compact")
+
+    async def write(values):
+        outbox = Outbox(make_producer(settings), settings)
+        await outbox.start()
+        for n, value in enumerate(values):
+            outbox.put(Out("log", value, {}, b"%s-%d" % (value[:3], n), 0))
+        assert await outbox.flush(10)
+        await outbox.stop()
+
+    async def opened():
+        follower = Follower(settings, lambda code, why: None)
+        await follower.start()
+        files = StateFiles("log", tmp_path, follower, 1)
+        state = await files.open(0)
+        found = dict(state.scan(b""))
+        await files.close(0)
+        await follower.stop()
+        return found
+
+    await write([b"old %d" % n for n in range(50)])
+    assert len(await opened()) == 50
+    assert len(await opened()) == 50
+    assert caplog.records == []
+    await make_anew(apache_broker, settings.topic("log"))
+    await write([b"new %d" % n for n in range(count)])
+    found = await opened()
+    assert found == {b"new-%d" % n: b"new %d" % n for n in range(count)}
+    assert "filled again from the log's start" in caplog.text
+    assert await opened() == found
 
 
 async def test_marks_tell_a_shorter_another_and_the_same_log(broker, prefix):

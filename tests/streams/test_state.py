@@ -36,6 +36,8 @@ def deaths(monkeypatch):
 
 
 class Message:
+    timestamp = 0
+
     def __init__(self, offset, key, value):
         self.offset, self.key, self.value = offset, key, value
 
