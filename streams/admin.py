@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from schemas.codec import encode, parse
+from schemas.codec import Malformed, encode, parse
 from schemas.lanes import lane_names
 from schemas.topology import Topology
 from streams.broker import make_producer, make_reader, started
 from streams.settings import Settings
 from streams.topics import TOPICS, Topic
 
+log = logging.getLogger("mailsluice.admin")
 DAY_MS = 86_400_000
+LOOK = 60.0
+"""Seconds between looks at the topology record."""
 
 
 class WrongTopology(Exception):
@@ -189,6 +195,29 @@ async def check(settings: Settings) -> Topology:
     return found
 
 
+async def watch(settings: Settings, mine: Topology, fatal: Callable[[int, str], Any]) -> None:
+    """Look at the topology record again and again; ``fatal`` where it is not the one that we started on.
+
+    Workers of two counts in one group would divide recipients in two ways at once.
+    """
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            found = await read_topology(settings, missing_ok=True)
+        except (KafkaError, Malformed) as error:
+            log.warning("could not read the topology record: %r", error)
+            continue
+        if found is None:
+            log.error("%s holds no topology record any more", settings.topic("mail-topology"))
+        elif found != mine:
+            fatal(
+                78,
+                f"mail-topology says P={found.partitions} and {len(found.lanes)} lanes now; this worker runs on "
+                f"P={mine.partitions} and {len(mine.lanes)}: stop all workers, drain, then start them anew",
+            )
+            return
+
+
 async def add_partitions(settings: Settings, topic: str, total: int) -> None:
     """Grow a topic (tests and operators' accidents; P does not follow)."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","))
@@ -226,4 +255,5 @@ __all__ = [
     "configuration",
     "describe",
     "read_topology",
+    "watch",
 ]

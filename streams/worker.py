@@ -17,8 +17,9 @@ from aiokafka.errors import KafkaError
 
 from agents.sign.keys import BadKey
 from streams import probes
-from streams.admin import WrongTopology, check
+from streams.admin import WrongTopology, check, watch
 from streams.app import App
+from streams.broker import die
 from streams.settings import BadSettings, Settings, load
 
 log = logging.getLogger("mailsluice.worker")
@@ -44,6 +45,7 @@ async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
     topology = await check(settings)
     app = App(settings, topology, stages, chain)
     await app.start()
+    watching = asyncio.create_task(watch(settings, topology, die), name="topology")
     server = await probes.serve(settings.metrics, lambda: app.ready) if settings.metrics else None
     log.info("working: %s", ", ".join(stages))
     # What lives now lives long: it need not be looked at by every collection.
@@ -52,6 +54,7 @@ async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
     gc.set_threshold(20_000, 20, 50)
     await stop.wait()
     log.info("stopping")
+    watching.cancel()
     await app.stop()
     if server:
         await server.cleanup()

@@ -8,10 +8,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from schemas.lanes import lane_names
 from schemas.topology import Topology
 from streams import admin as admin_module
-from streams.admin import WrongTopology, add_partitions, apply, check, configuration, read_topology
+from streams.admin import WrongTopology, add_partitions, apply, check, configuration, read_topology, watch
 from streams.topics import BY_NAME, TOPICS
 from tests.support.brokers import admin, create_topics
-from tests.support.toys import settings_for
+from tests.support.toys import settings_for, until
 
 
 async def counts(broker, settings):
@@ -69,6 +69,25 @@ async def test_another_partition_count_is_refused_and_added_partitions_are_an_ac
     await add_partitions(settings, "mail-sends", 5)
     assert (await apply(settings)).created == []
     assert (await check(settings)).partitions == 3
+
+
+async def test_a_changed_p_ends_workers_that_run_on_the_old_one(broker, prefix, monkeypatch, caplog):
+    monkeypatch.setattr(admin_module, "LOOK", 0.1)
+    settings = settings_for(broker, prefix)
+    await create_topics(broker, settings.topic("mail-topology"))
+    mine = Topology(partitions=4, lanes=lane_names())
+    deaths = []
+    watching = asyncio.create_task(watch(settings, mine, lambda *death: deaths.append(death)))
+    await until(lambda: "holds no topology record any more" in caplog.text)
+    await admin_module._write_topology(settings, mine)
+    await asyncio.sleep(0.5)
+    assert deaths == []
+    await admin_module._write_topology(settings, Topology(partitions=8, lanes=lane_names()))
+    await asyncio.wait_for(watching, 15)
+    [(code, why)] = deaths
+    assert code == 78
+    assert "P=8" in why
+    assert "this worker runs on P=4" in why
 
 
 async def test_a_leader_that_does_not_come_is_named(apache_broker, prefix, monkeypatch):
