@@ -54,6 +54,7 @@ from streams.broker import Outbox, die, make_producer
 from streams.clock import SteadyClock
 from streams.counting import lane_gauges, provider_label
 from streams.follow import Follower
+from streams.notes import Notes
 from streams.ownership import Ownership
 from streams.pipeline import BY_NAME, CHAINS
 from streams.resolver import Resolver
@@ -127,6 +128,10 @@ class App:
                 fetch=fetch,
                 clock=self.clock,
                 turns=turns,
+                # The embedded broker drops the metadata of commits.
+                notes=None
+                if self.settings.broker_idempotent
+                else Notes(self.settings.state / stage.name / "starts"),
             )
         if self._chain:
             for (first, second), topic in CHAINS.items():

@@ -47,6 +47,7 @@ from streams.broker import (
     stopped,
 )
 from streams.incarnation import Mark, Marks, read_marks, strangers, write_marks
+from streams.notes import Notes
 from streams.ownership import Ownership
 from streams.settings import Settings
 from streams.watermark import Watermark
@@ -155,8 +156,9 @@ class Runner(ConsumerRebalanceListener):
         make: Callable[[Settings, str, int, int], AIOKafkaConsumer] = make_group_consumer,
         make_swift: Callable[[Settings], AIOKafkaConsumer] = make_swift_reader,
         turns: Turns | None = None,
+        notes: Notes | None = None,
     ) -> None:
-        """``turns``: shared by the runners of a process."""
+        """``turns``: shared by the runners of a process. ``notes``: where the broker keeps no metadata."""
         self.stage = stage
         self.agent = agent
         self.settings = settings
@@ -167,6 +169,7 @@ class Runner(ConsumerRebalanceListener):
         self._partitions = partitions
         self._fatal = fatal
         self._clock = clock
+        self._notes = notes
         self._consumer: AIOKafkaConsumer = make(settings, group or stage.name, fetch, partitions)
         self._swift = make_swift(settings) if any(topic.endswith(NOW) for topic in stage.topics) else None
         """Reads the twins; the group's own consumer has them paused."""
@@ -617,7 +620,10 @@ class Runner(ConsumerRebalanceListener):
                     f"{meta.offset}: {starts[tp] - meta.offset} records were deleted unread. Raise the topic's "
                     "retention; to go on without them, move the group's offset by hand"
                 )
-            crashes, alone = _read_note(meta.metadata)
+            note = meta.metadata or (
+                self._notes.read(tp.topic, tp.partition, meta.offset) if self._notes else ""
+            )
+            crashes, alone = _read_note(note)
             found[tp] = (meta.offset, crashes, alone, Marks(read_marks(meta.metadata or "")))
         await self._look({tp: place[3].at(place[0]) for tp, place in found.items()})
         return found
@@ -669,10 +675,16 @@ class Runner(ConsumerRebalanceListener):
             offsets[tp] = OffsetAndMetadata(line.mark.position, _note(line))
         if not offsets:
             return
+        self._note_here(offsets)
         try:
             await self._consumer.commit(offsets)
         except KafkaError as error:
             log.warning("stage %s could not note its start: %r", self.stage.name, error)
+
+    def _note_here(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        if self._notes is not None:
+            for tp, meta in offsets.items():
+                self._notes.write(tp.topic, tp.partition, meta.offset, meta.metadata)
 
     def _advance(self, line: Line) -> None:
         """Progress clears what was counted against an earlier position."""
@@ -732,6 +744,7 @@ class Runner(ConsumerRebalanceListener):
                 if share.stopping and line.begun:
                     line.begun = False
                     line.crashes = max(0, line.crashes - 1)  # an orderly end is no crash
+                    self._note_here({line.tp: OffsetAndMetadata(position, _note(line))})
                 elif position == line.committed:
                     continue
                 offsets[line.tp] = OffsetAndMetadata(position, _note(line))

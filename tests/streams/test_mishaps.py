@@ -18,14 +18,17 @@ from streams import runner as runner_module
 from streams.broker import Outbox, make_producer
 from streams.follow import Follower
 from streams.incarnation import Mark, Marks, mark_of, read_marks, strangers, write_marks
+from streams.notes import Notes
 from streams.runner import EXIT_LOG_GONE
 from streams.state import StateFiles
 from tests.support.brokers import admin, create_topics
 from tests.support.toys import (
     Each,
     Station,
+    ToyProcess,
     committed,
     make_topics,
+    numbers,
     produce,
     read_all,
     settings_for,
@@ -246,3 +249,43 @@ def test_the_newest_mark_below_the_position_goes_along():
     assert [mark.offset for mark in marks.at(12)] == [4, 9]
     assert [mark.offset for mark in marks.at(100)] == [4, 14]
     assert [mark.offset for mark in Marks(marks.at(100)).at(100)] == [4, 14]
+
+
+async def test_a_record_that_kills_the_process_is_dead_lettered_where_metadata_is_dropped(
+    embedded_broker, prefix, tmp_path, monkeypatch
+):
+    """By notes in files (test_runner_kills.py has Apache Kafka, where they go with the commits)."""
+    monkeypatch.setenv("TOY_NOTES", str(tmp_path))
+    settings = settings_for(embedded_broker, prefix)
+    await make_topics(embedded_broker, prefix, 1)
+    await produce(settings, [b"poison" if n == 5 else b"%d" % n for n in range(60)], 1)
+    starts, ended, log = 0, True, ""
+    worker = None
+    try:
+        while ended and starts < 12:
+            worker = ToyProcess(settings, 1, "double,mark", session=1.0)
+            starts += 1
+            try:
+                await worker.exited(4)
+                log += worker.end()
+            except TimeoutError:
+                ended = False
+        found = await read_all(settings, "toy-out", 1, lambda r: len(set(numbers(r))) >= 118, 10)
+        dead = await read_all(settings, "mail-dlq", 1, lambda r: bool(r), 10)
+    finally:
+        log += worker.end()
+    assert [(d.value, dict(d.headers)["dlq_reason"]) for d in dead] == [(b"poison", b"crash")], log
+    assert set(numbers(found)) == {(n, half) for n in range(60) if n != 5 for half in "ab"}, log
+    assert 4 <= starts <= 9
+
+
+def test_a_note_counts_for_its_offset_only(tmp_path):
+    notes = Notes(tmp_path / "starts")
+    assert notes.read("t", 0, 5) == ""
+    notes.write("t", 0, 5, "c1a0 3:ff")
+    assert notes.read("t", 0, 5) == "c1a0 3:ff"
+    assert notes.read("t", 0, 6) == notes.read("t", 1, 5) == ""
+    notes.write("t", 0, 6, "")
+    assert notes.read("t", 0, 5) == notes.read("t", 0, 6) == ""
+    (tmp_path / "starts" / "t-0.begun").write_bytes(b"\xff\x00")
+    assert notes.read("t", 0, 6) == ""

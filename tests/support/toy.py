@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from agents import Out, Reject, Retry, Stage, Steps, Ticket
 from schemas.codec import Record
 from streams.broker import Outbox, die, make_producer
+from streams.notes import Notes
 from streams.runner import Runner
 from streams.settings import Settings
 
@@ -65,7 +67,8 @@ def build(settings, partitions, stages, chain, fatal=die):
     made = []
     for name in stages:
         stage, agent = (DOUBLE, Double()) if name == "double" else (MARK, Mark())
-        made.append(Runner(stage, agent, settings, outbox, partitions, fatal))
+        notes = Notes(Path(os.environ["TOY_NOTES"]) / name) if "TOY_NOTES" in os.environ else None
+        made.append(Runner(stage, agent, settings, outbox, partitions, fatal, notes=notes))
     if chain:
         first, second = made
         second.chain_behind(first, "toy-mid")
