@@ -7,6 +7,7 @@ records too large (test_runner_records.py); state files from elsewhere (test_sta
 
 import asyncio
 import logging
+import random
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,7 +15,9 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
 from agents import Out
+from streams import incarnation
 from streams import runner as runner_module
+from streams.admin import add_partitions
 from streams.broker import Outbox, make_producer
 from streams.follow import Follower
 from streams.incarnation import Mark, Marks, mark_of, read_marks, strangers, write_marks
@@ -289,3 +292,44 @@ def test_a_note_counts_for_its_offset_only(tmp_path):
     assert notes.read("t", 0, 5) == notes.read("t", 0, 6) == ""
     (tmp_path / "starts" / "t-0.begun").write_bytes(b"\xff\x00")
     assert notes.read("t", 0, 6) == ""
+
+
+async def test_partitions_added_at_run_time_are_told_and_left_alone(apache_broker, prefix, caplog):
+    """P is not what the broker shows: the work on the partitions below P goes on."""
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 2)
+    agent = Each()
+    async with Station(settings, agent, 2) as station:
+        await produce(settings, [b"before"] * 4, 2)
+        await until(lambda: len(agent.seen) == 4)
+        await add_partitions(settings, "toy-in", 4)
+        await station.runner._consumer._client.force_metadata_update()
+        await until(lambda: "the broker shows 2 partitions beyond P=2; nobody reads them" in caplog.text)
+        await produce(settings, [b"after"] * 8, 4)
+        await until(lambda: len(agent.seen) == 8)
+        await asyncio.sleep(0.5)
+        assert {partition for partition, _ in agent.seen} == {0, 1}
+        assert not station.deaths
+    assert [await committed(settings, "toy", "toy-in", n) for n in range(4)] == [4, 4, -1, -1]
+
+
+async def test_a_record_larger_than_a_fetch_goes_through_and_what_is_behind_it_too(broker, prefix):
+    settings = settings_for(broker, prefix)
+    await make_topics(broker, prefix, 1)
+    large = random.Random(1).randbytes(7_000_000)
+    await produce(settings, [b"before", large, b"after"], 1)
+    async with Station(settings, Each(), 1, fetch=65_536):
+        found = await read_all(settings, "toy-out", 1, lambda records: len(records) == 3, 20)
+    assert [record.value for record in found] == [b"before", large, b"after"]
+
+
+def test_only_compaction_may_take_a_record_from_above_the_logs_start():
+    class Behind:
+        offset, timestamp, key, value = 8, 1, None, b""
+
+    def same(topic):
+        return incarnation._same(Mark(7, 1), Behind, TopicPartition(topic, 0), "pre-")
+
+    assert same("pre-mail-campaigns")
+    assert not same("pre-mail-sends")
+    assert not same("mail-campaigns")
