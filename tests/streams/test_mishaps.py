@@ -332,4 +332,3 @@ def test_only_compaction_may_take_a_record_from_above_the_logs_start():
 
     assert same("pre-mail-campaigns")
     assert not same("pre-mail-sends")
-    assert not same("mail-campaigns")
