@@ -8,6 +8,7 @@ records too large (test_runner_records.py); state files from elsewhere (test_sta
 import asyncio
 import logging
 import random
+import signal
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -141,6 +142,31 @@ async def test_a_topic_made_anew_under_a_stage_that_read_on_is_found_out(apache_
         code, why = await station.dead()
     assert code == EXIT_LOG_GONE
     assert "@10 is another record" in why
+
+
+async def test_a_topic_made_anew_and_filled_while_a_worker_was_frozen_ends_it(
+    apache_broker, prefix, monkeypatch
+):
+    """Nothing tells the client: it fetches on in another log, and commits there."""
+    monkeypatch.setenv("TOY_LOOK", "1.5")
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 1)
+    await produce(settings, [b"old %d" % n for n in range(20)], 1)
+    worker = ToyProcess(settings, 1, "double", session=30.0)
+    try:
+        await worker.ready()
+        await read_all(settings, "toy-mid", 1, lambda found: len(found) == 40, 15)
+        await asyncio.sleep(2)
+        assert worker.process.poll() is None
+        worker.signal(signal.SIGSTOP)
+        await make_anew(apache_broker, settings.topic("toy-in"))
+        await produce(settings, [b"new %d" % n for n in range(50)], 1)
+        worker.signal(signal.SIGCONT)
+        code = await worker.exited(20)
+    finally:
+        log = worker.end()
+    assert code == EXIT_LOG_GONE, log
+    assert "is another record than the one read there once" in log
 
 
 async def test_expired_offsets_start_at_the_logs_start_and_say_so(apache_broker, prefix, caplog):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agents import Out, Reject, Retry, Stage, Steps, Ticket
 from schemas.codec import Record
+from streams import runner
 from streams.broker import Outbox, die, make_producer
 from streams.notes import Notes
 from streams.runner import Runner
@@ -85,16 +86,17 @@ async def main(argv: Sequence[str]) -> None:
         commit=0.2,
         broker_idempotent=os.environ.get("TOY_IDEMPOTENT") == "1",
     )
+    runner.LOOK = float(os.environ.get("TOY_LOOK", runner.LOOK))
     outbox, runners = build(settings, int(partitions), stages.split(","), len(argv) > 4)
     await outbox.start()
-    for runner in runners:
-        await runner.start()
+    for one in runners:
+        await one.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)
     await stop.wait()
-    for runner in runners:
-        await runner.stop()
+    for one in runners:
+        await one.stop()
     await outbox.stop()
 
 
