@@ -228,3 +228,17 @@ async def test_eight_bit_mail_to_a_server_that_takes_none_bounces_and_the_others
         await until(lambda: len(made.broker.outcomes()) == 40)
         assert states(made) == {"delivered": 20, "bounced": 20}
         assert len(server.mails) == 20
+
+
+async def test_a_server_that_blocks_us_with_a_554_greeting_bounces_nobody():
+    async with smtp_server(banner="554 5.7.1 Your IP 127.0.0.1 is blocked") as server, worker(server) as made:
+        [ticket] = await made.take(to("a"))
+        await until(lambda: ticket.committable)
+        [outcome] = made.broker.outcomes()
+        assert (outcome.state, outcome.phase, outcome.reply) == (
+            "deferred",
+            "connect",
+            "554 5.7.1 Your IP 127.0.0.1 is blocked",
+        )
+        [copy] = made.broker.ladder()
+        assert copy.headers["attempt"] == b"2"
