@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.broker import fetch_wait_ms, make_reader, started, stopped
+from streams.incarnation import Marks, strangers
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.follow")
@@ -25,6 +26,8 @@ EAGER = (50, 1)
 """Wait (ms) and bytes of a fetch while somebody waits for its answer."""
 LARGE = (200, 262_144)
 """Of large tables otherwise: nobody waits for a single record, and a fetch costs as much as 20 records."""
+LOOK = 60.0
+"""Seconds between looks whether a topic is still the log that was read."""
 Sink = Callable[[Sequence[Any]], None]
 """Takes aiokafka ConsumerRecords of one partition, in offset order; must not block."""
 
@@ -49,6 +52,8 @@ class _Followed:
     fresh_at: float = float("-inf")
     at_end: bool = False
     """It was read to its end once."""
+    marks: Marks = field(default_factory=Marks)
+    """What was read of it, to know the log again."""
     waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
     """(number of answers to wait for, who waits)."""
 
@@ -77,9 +82,10 @@ class Follower:
     async def start(self) -> None:
         """Connect and start reading."""
         await started(self._consumer)
-        task = asyncio.create_task(self._read(), name="follower")
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
+        for body in (self._read(), self._look()):
+            task = asyncio.create_task(body, name="follower")
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -186,6 +192,8 @@ class Follower:
                     place = f"{tp.topic}/{tp.partition}@{messages[0].offset} to {messages[-1].offset}"
                     raise RuntimeError(f"{place} could not be applied") from error
                 followed.next = messages[-1].offset + 1
+                followed.marks.saw(messages[-1])
+                followed.marks.newest(followed.next)  # forgets the others
             now = self._monotonic()
             for tp, followed in list(self._followed.items()):
                 self._progress(tp, followed, looked)
@@ -193,6 +201,25 @@ class Follower:
             self._pace()
             if found:
                 await asyncio.sleep(0)
+
+    async def _look(self) -> None:
+        """A topic made anew under us, and filled before we looked, answers as if nothing had happened."""
+        while True:
+            await asyncio.sleep(LOOK)
+            newest = {followed: followed.marks.newest(followed.next) for followed in self._followed.values()}
+            marks = {tp: followed.marks.at(followed.next) for tp, followed in self._followed.items()}
+            try:
+                told = await strangers(self._settings, {tp: some for tp, some in marks.items() if some})
+            except KafkaError as error:
+                log.warning("could not look whether the topics are the same: %r", error)
+                continue
+            if told:
+                self._fatal(
+                    78, f"{'; '.join(told[:5])}: made anew; the next start reads it from its beginning"
+                )
+                return
+            for followed, mark in newest.items():
+                followed.marks.anchor = mark or followed.marks.anchor
 
     def _outside(self, tp: TopicPartition) -> None:
         followed = self._followed.get(tp)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import signal
+import threading
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,7 +17,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
 from agents import Out
-from streams import incarnation
+from streams import follow, incarnation
 from streams import runner as runner_module
 from streams.admin import add_partitions
 from streams.broker import Outbox, make_producer
@@ -225,6 +226,34 @@ async def test_a_state_file_of_a_changelog_that_was_made_anew_is_filled_again(
     assert found == {b"new-%d" % n: b"new %d" % n for n in range(count)}
     assert "filled again from the log's start" in caplog.text
     assert await opened() == found
+
+
+async def test_a_followed_topic_made_anew_and_filled_behind_our_back_ends_the_process(
+    apache_broker, prefix, monkeypatch
+):
+    monkeypatch.setattr(follow, "LOOK", 1.0)
+    settings = settings_for(apache_broker, prefix)
+    await make_topics(apache_broker, prefix, 1)
+    await produce(settings, [b"old %d" % n for n in range(20)], 1)
+    deaths, seen = [], []
+    follower = Follower(settings, lambda code, why: deaths.append((code, why)))
+    await follower.start()
+    await follower.follow("toy-in", 0, seen.extend, 0)
+    await asyncio.sleep(2.5)
+    assert len(seen) == 20
+    assert deaths == []
+
+    async def elsewhere():
+        await make_anew(apache_broker, settings.topic("toy-in"))
+        await produce(settings, [b"new %d" % n for n in range(50)], 1)
+
+    other = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    other.start()
+    other.join()  # our own loop stands still meanwhile
+    await until(lambda: deaths)
+    assert deaths[0][0] == 78
+    assert "is another record than the one read there once: made anew" in deaths[0][1]
+    await follower.stop()
 
 
 async def test_marks_tell_a_shorter_another_and_the_same_log(broker, prefix):
