@@ -168,9 +168,11 @@ class Stage:
     window: int = 5000
     """Records in work per partition before the runner stops reading it."""
     state: str = "none"
-    patience: float = 0.05
+    patience: float = 0.15
     """Seconds that a record may wait under load for others to be fetched with it: a fetch costs as much as 20
-    records, at the broker as much again."""
+    records, at the broker as much again. Transactional mail never waits for that."""
+    prompt: bool = False
+    """Whether outputs wait for nothing: what deliver has not told yet would be sent twice after a crash."""
 
     @property
     def topics(self) -> tuple[str, ...]:

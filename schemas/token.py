@@ -14,6 +14,7 @@ import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import get_args
 from urllib.parse import quote
@@ -125,9 +126,10 @@ class Tokens:
 
     def click_url(self, base: str, token: str, url: str) -> str:
         """The tracked form of ``url``, or ``url`` itself where it cannot be tracked (see ``trackable``)."""
-        if not trackable(url):
+        quoted = _quoted(url)
+        if not quoted:
             return url
-        return f"{base}/c/{token}?u={quote(url, safe='')}&s={_click_mac(self._keys[0].click, token, url)}"
+        return f"{base}/c/{token}?u={quoted}&s={_click_mac(self._keys[0].click, token, url)}"
 
     def check_click(self, token: str, url: str, mac: str) -> MailToken:
         """Whose click it is. Raises Malformed ``bad_token`` unless we put just this URL into just this mail.
@@ -194,6 +196,13 @@ def trackable(url: str) -> bool:
         and url.isprintable()
         and " " not in url
     )
+
+
+@lru_cache(1024)
+def _quoted(url: str) -> str:
+    """The URL as a query's value, empty where it cannot be tracked. Most links of a campaign are the same for
+    all: quoting the three of a mail anew cost a fifth of composing it."""
+    return quote(url, safe="") if trackable(url) else ""
 
 
 def _subkey(secret: bytes, purpose: bytes) -> bytes:

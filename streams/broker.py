@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -134,6 +135,11 @@ def make_swift_reader(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
+BULK = 4
+"""Lingers that a batch waits for more: a produce request costs client and broker as much as 20 records. What is
+urgent, or is tried alone, hurries all that waits."""
+
+
 class _Line:
     """What waits for one partition of a topic, and whether a batch of it is on its way."""
 
@@ -171,6 +177,7 @@ class Outbox:
         self._ready: list[_Line] = []
         self._keyed: deque[tuple[Out, Acked | None]] = deque()
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
@@ -214,13 +221,15 @@ class Outbox:
         """Whether readers should wait until acknowledgements come."""
         return self.unacked >= self.limit or self.unacked_bytes >= self.limit_bytes
 
-    def put(self, out: Out, acked: Acked | None = None) -> None:
+    def put(self, out: Out, acked: Acked | None = None, urgent: bool = True) -> None:
         """Queue a record; ``acked`` is called with its offset when the broker has it."""
         if self._dead:
             return
         self.unacked += 1
         self.unacked_bytes += len(out.value or b"")
         self._idle.clear()
+        if urgent:
+            self._hurry.set()
         if out.partition is None and out.key is not None:
             self._keyed.append((out, acked))
             self._wake.set()
@@ -251,8 +260,13 @@ class Outbox:
         while True:
             await self._wake.wait()
             await asyncio.sleep(max(0.0, last + pause - loop.time()))
+            wait = last + BULK * pause - loop.time()
+            if wait > 0 and not self._hurry.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), wait)
             last = loop.time()
             self._wake.clear()
+            self._hurry.clear()
             while self._keyed:
                 out, acked = self._keyed.popleft()
                 count = len(await self._producer.partitions_for(self._settings.topic(out.topic)))

@@ -24,7 +24,7 @@ from streams.settings import Settings
 log = logging.getLogger("mailsluice.follow")
 EAGER = (50, 1)
 """Wait (ms) and bytes of a fetch while somebody waits for its answer."""
-LARGE = (200, 262_144)
+LARGE = (500, 262_144)
 """Of large tables otherwise: nobody waits for a single record, and a fetch costs as much as 20 records."""
 LOOK = 60.0
 """Seconds between looks whether a topic is still the log that was read."""
@@ -69,7 +69,7 @@ class Follower:
         make: Callable[[Settings], AIOKafkaConsumer] = make_reader,
         large: bool = False,
     ) -> None:
-        """``large``: for changelogs; their records come up to 0.2 s later, many at a time."""
+        """``large``: for changelogs; their records come up to 0.5 s later, many at a time."""
         self._settings = settings
         self._fatal = fatal
         self._monotonic = monotonic

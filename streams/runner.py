@@ -70,7 +70,7 @@ FAILING = 30.0
 BUSY = 100.0
 """Records/s from which on a fetch waits for MUCH bytes, but no longer than the stage's patience, not for the
 first record."""
-MUCH = 65_536
+MUCH = 131_072
 TURN = 0.003
 """Seconds that a slice should take where transactional mail may come: what comes has to be read, which takes
 some ten turns of the loop, and each turn has a slice of bulk in it."""

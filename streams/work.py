@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from agents import Agent, Out, Retry, Stage
 from schemas.codec import Malformed, Record
-from schemas.mail import base_topic
+from schemas.mail import NOW, base_topic
 from streams import metrics
 from streams.broker import Outbox
 from streams.counting import Written
@@ -75,14 +75,14 @@ class Desk:
         self._bugs: list[float] = []
         self._bugs_allowed = bugs_allowed
 
-    def write(self, out: Out, acked: Callable[[], None]) -> None:
+    def write(self, out: Out, acked: Callable[[], None], urgent: bool) -> None:
         """An output goes to the chained stage of this process, or to the broker."""
         chained = self.chain.get(base_topic(out.topic))
         if chained is not None:
             chained(out, acked)
         else:
             self.written.add(out)
-            self.outbox.put(out, lambda _offset: acked())
+            self.outbox.put(out, lambda _offset: acked(), urgent or self.stage.prompt)
 
     def bug(self, work: Work, error: BaseException) -> None:
         """An agent raised on this record alone: dead letter, ERROR, and a limit on their rate."""
@@ -131,7 +131,8 @@ class Work:
             )
             return
         self._pending += 1
-        self._desk.write(out, self._acknowledged if acked is None else lambda: self._acknowledged_then(acked))
+        then = self._acknowledged if acked is None else lambda: self._acknowledged_then(acked)
+        self._desk.write(out, then, self.record.topic.endswith(NOW))
 
     def _acknowledged(self) -> None:
         self._pending -= 1

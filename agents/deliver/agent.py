@@ -43,6 +43,7 @@ STAGE = Stage(
         "mail-wait-6h",
     ),
     state="mail-outcomes",
+    prompt=True,
     slice=100,
     window=1000,
 )
