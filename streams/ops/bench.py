@@ -13,14 +13,14 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from streams.ops import bench_priority
+from streams.ops import bench_intake, bench_priority
 from streams.ops.bench_parts import PARTS, measure
 from streams.ops.bench_pipeline import UNLIMITED, BenchFailed, Options, run
 
 FILE = "bench.json"
 T = TypeVar("T")
 
-HELP = f"""Measure SECTION: pipeline (default), priority, {", ".join(PARTS)}, or all of these.
+HELP = f"""Measure SECTION: pipeline (default), priority, intake, {", ".join(PARTS)}, or all of these.
 
 \b
 Example: mailsluice bench pipeline --messages 50000
@@ -31,6 +31,7 @@ from the first send to the sink's last 250. Before and after it measures how man
 second all cores make, and gives the ratio: it means the same on a busy machine and on a quiet one.
 priority fills every stage with bulk mail (--messages, --lane-rate) and gives the milliseconds from a
 transactional send to its 250.
+intake gives the CPU of enqueue and screen for one recipient, over few and over many suppressions and contacts.
 The other sections give the microseconds of one step in one process.
 
 With --broker HOST:PORT topics with a prefix of their own are made there and deleted afterwards. With
@@ -40,7 +41,9 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 
 
 @click.command("bench", help=HELP)
-@click.argument("section", type=click.Choice(["pipeline", "priority", *PARTS, "all"]), default="pipeline")
+@click.argument(
+    "section", type=click.Choice(["pipeline", "priority", "intake", *PARTS, "all"]), default="pipeline"
+)
 @click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
 @click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--broker", default="apache", show_default=True, metavar="apache|embedded|HOST:PORT")
@@ -48,6 +51,8 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--warm-up", default=2_000, show_default=True, type=click.IntRange(1), help="Mails before.")
 @click.option("--lane-rate", default=UNLIMITED, show_default=True, help="Mails/s that each lane is given.")
+@click.option("--suppressions", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--contacts", default=100_000, show_default=True, type=click.IntRange(1))
 @click.option("--out", type=click.Path(path_type=Path), default=Path(FILE), help="Where the JSON goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def bench(
@@ -59,6 +64,8 @@ def bench(
     partitions: int,
     warm_up: int,
     lane_rate: float,
+    suppressions: int,
+    contacts: int,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -80,6 +87,11 @@ def bench(
             raced = _run(bench_priority.run(options))
             found["priority"] = raced.as_dict()
             code = code or int(raced.missing > 0)
+        if section in ("intake", "all"):
+            asked = bench_intake.Options(
+                suppressions, contacts, messages, broker=broker, partitions=partitions
+            )
+            found["intake"] = _run(bench_intake.run(asked)).as_dict()
         for part in PARTS if section == "all" else [section]:
             if part in PARTS:
                 found[part] = measure(part, size)
@@ -120,12 +132,29 @@ def show(found: dict[str, Any], console: Console) -> None:
                 + ", ".join(f"{stage} {p50:.0f}/{p99:.0f}" for stage, (p50, p99) in result["stages"].items())
             )
             continue
+        if name == "intake":
+            _show_intake(result, console)
+            continue
         table = Table(title=f"{name}: microseconds of CPU for one mail", title_justify="left")
         table.add_column("step")
         table.add_column("µs", justify="right")
         for step, value in result.items():
             table.add_row(step, f"{value:,.1f}")
         console.print(table)
+
+
+def _show_intake(result: dict[str, Any], console: Console) -> None:
+    what, few = result["conditions"], result["cpu_us_per_recipient_few"]
+    table = Table(title="intake: CPU microseconds for one recipient", title_justify="left")
+    for title in ("stage", f"{what['few']:,} rows", f"{what['suppressions']:,} rows"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for stage, value in result["cpu_us_per_recipient"].items():
+        table.add_row(stage, f"{few[stage]:,.0f}", f"{value:,.0f}")
+    console.print(table)
+    console.print(
+        f"{result['recipients_per_second_per_core']:,.0f} recipients/s a core; an RSA-2048 signature takes "
+        f"{result['rsa_cpu_us']:,.0f} µs here and now"
+    )
 
 
 def _show_pipeline(result: dict[str, Any], console: Console) -> None:
