@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
+    "chaos": ("streams.ops.chaos.command:command", "Kill everything under load, then balance the books."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),
     "settings": ("streams.ops.settings:settings", "Every setting, its text, default and present value."),
     "version": ("streams.ops.settings:version", "The versions of Mailsluice and what it stands on."),

@@ -104,6 +104,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._takes: list[Take] = []
+        self._tries: list[Try] = []
+        self._acts: list[Act] = []
         self._copies: Counter[tuple[str, str]] = Counter()
         self._attempts: dict[str, array[float]] = defaultdict(lambda: array("d"))
         self._taken: dict[str, array[float]] = defaultdict(lambda: array("d"))
@@ -124,11 +126,13 @@ class Tally:
             self.dkim.update(entry.dkim.split() or ["unchecked"])
             self.flaws.update(entry.flaws)
         elif isinstance(entry, Try):
+            self._tries.append(entry)
             self.refused[entry.why] += 1
             self._attempts[entry.source].append(entry.at)
             if entry.why in SLOW:
                 self._throttled[entry.source].append(entry.at)
         else:
+            self._acts.append(entry)
             self.acts[entry.what] += 1
             if entry.what == "dsn":
                 self.bounced.add((entry.id, entry.rcpt))
@@ -136,6 +140,14 @@ class Tally:
     def taken(self) -> list[Take]:
         """Every message taken, repeats included, in the order taken."""
         return list(self._takes)
+
+    def tries(self) -> list[Try]:
+        """Every attempt that was not taken, in the order answered."""
+        return list(self._tries)
+
+    def acted(self) -> list[Act]:
+        """What happened to the taken messages later, in its order."""
+        return list(self._acts)
 
     def duplicates(self, counting_unreplied: bool = True) -> dict[tuple[str, str], int]:
         """(Message-ID, recipient) -> how many times too many.

@@ -38,7 +38,7 @@ def handlers(world: World) -> dict[str, Handler]:
         return {"ok": True}
 
     def clear(request: dict[str, Any]) -> Mapping[str, Any]:
-        world.providers[request["provider"]].clear()
+        world.providers[request.pop("provider")].clear(**request)
         return {"ok": True}
 
     def trouble(request: dict[str, Any]) -> Mapping[str, Any]:

@@ -80,9 +80,11 @@ class Site:
         """Add a fault. The first that matches is the one that happens."""
         self._faults.append(fault)
 
-    def clear(self) -> None:
-        """No more faults."""
-        self._faults.clear()
+    def clear(self, phase: str = "", rcpt: str = "") -> None:
+        """No more faults, or none of this phase and of these recipients (the fault's own ``rcpt``)."""
+        self._faults = [
+            f for f in self._faults if (phase and f.phase != phase) or (rcpt and f.rcpt != rcpt)
+        ]
 
     def fault(self, session: Session, phase: str, rcpt: str = "") -> Fault | None:
         """The fault that strikes this session now, used up by one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,9 @@ from typing import Any
 
 from agents.sign.keys import SigningKey, new_keys
 from streams import admin
-from streams.lab.brokers import BROKERS, Broker
+from streams.lab.brokers import BROKERS, Broker, free_port
 from streams.lab.control import tell
-from streams.ops.supervise import Supervisor
+from streams.ops.supervise import Supervisor, Worker
 from streams.settings import Settings, variable
 
 DOMAIN = "news.mailsluice.test"
@@ -43,13 +42,6 @@ DEMO = {
 
 class SceneFailed(Exception):
     """The scene could not be set; the text says what and where to look."""
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 class Scene:
@@ -115,7 +107,18 @@ class Scene:
         wanted = {"control": 1, "edge": 1, "intake": 1, "compose": 1, "deliver": 1, "hygiene": 1}
         for group, count in (groups if groups is not None else wanted).items():
             for number in range(count):
-                self.supervisor.add_group(group, number, MAILSLUICE_METRICS=f"127.0.0.1:{free_port()}")
+                self.add(group, number)
+
+    def add(self, group: str, number: int = 0, **extra: str) -> Worker:
+        """Start one more worker of a stage group, with a state directory of its own; ``extra`` variables."""
+        return self.supervisor.add_group(
+            group, number, MAILSLUICE_METRICS=f"127.0.0.1:{free_port()}", **extra
+        )
+
+    def tell(self, do: str, **more: Any) -> dict[str, Any]:
+        """Steer the outside world (see ``streams.lab.process.handlers``). Blocks."""
+        host, _, port = str(self.world["control"]).rpartition(":")
+        return tell((host, int(port)), do, timeout=30, **more)
 
     async def stop(self) -> None:
         """End everything that was started here."""
@@ -132,8 +135,7 @@ class Scene:
 
     def report(self) -> dict[str, Any]:
         """What the providers say they saw."""
-        host, _, port = str(self.world["control"]).rpartition(":")
-        return tell((host, int(port)), "report", timeout=30)
+        return self.tell("report")
 
     async def _start_broker(self) -> None:
         idempotent = self._idempotent

@@ -34,6 +34,7 @@ class Worker:
     starts: int = 0
     ends: list[tuple[float, int]] = field(default_factory=list)
     wanted: bool = True
+    starting: bool = False
 
     @property
     def pid(self) -> int:
@@ -61,7 +62,7 @@ class Supervisor:
         self._logs = logs
         self._on_fault = on_fault
         self._on_restart = on_restart
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self.workers: dict[str, Worker] = {}
         self.faults: list[str] = []
         logs.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class Supervisor:
         own = {**os.environ, **self._environment, **extra, "PYTHONUNBUFFERED": "1"}
         worker = Worker(name, tuple(arguments), own, self._logs / f"{name}.log")
         self.workers[name] = worker
-        self._tasks.append(asyncio.create_task(self._keep(worker), name=f"keep-{name}"))
+        self._tasks[name] = asyncio.create_task(self._keep(worker), name=f"keep-{name}")
         return worker
 
     def add_group(self, group: str, number: int = 0, **extra: str) -> Worker:
@@ -87,10 +88,35 @@ class Supervisor:
         stages = ",".join(GROUPS.get(group, (group,)))
         return self.add(name, ["-m", "streams.worker", "--stages", stages, "--die-with-parent"], **extra)
 
+    async def remove(self, name: str, number: int = signal.SIGTERM, seconds: float = 20.0) -> int:
+        """End a worker and start it no more; its exit status. SIGKILL after ``seconds``. ``add`` brings it back."""
+        worker = self.workers.pop(name)
+        worker.wanted = False
+        task = self._tasks.pop(name)
+        end = time.monotonic() + seconds
+        while worker.starting and not worker.pid:  # it is being started just now
+            await asyncio.sleep(0.01)
+        if worker.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+            while worker.pid and time.monotonic() < end:
+                await asyncio.sleep(0.02)
+            if worker.pid:
+                log.warning("%s did not end in %.0f s: killed", name, seconds)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+            await task
+        else:
+            task.cancel()  # between two starts
+            await asyncio.gather(task, return_exceptions=True)
+        return worker.ends[-1][1] if worker.ends else 0
+
     async def stop(self, seconds: float = 20.0, order: Sequence[str] = ()) -> None:
         """SIGTERM to all, SIGKILL to those that still run after ``seconds``."""
         for worker in self.workers.values():
             worker.wanted = False
+        while any(worker.starting and not worker.pid for worker in self.workers.values()):
+            await asyncio.sleep(0.01)
         running = [w for w in self.workers.values() if w.pid]
         for worker in running:
             with contextlib.suppress(ProcessLookupError):
@@ -106,16 +132,18 @@ class Supervisor:
                     log.warning("%s did not end in %.0f s: killed", worker.name, seconds)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(worker.pid, signal.SIGKILL)
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _keep(self, worker: Worker) -> None:
         while worker.wanted:
+            worker.starting = True
             with worker.log_path.open("ab") as sink:
                 worker.process = await asyncio.create_subprocess_exec(
                     sys.executable, *worker.arguments, env=dict(worker.environment), stdout=sink, stderr=sink
                 )
+            worker.starting = False
             worker.starts += 1
             code = await worker.process.wait()
             worker.ends.append((time.monotonic(), code))

@@ -1,0 +1,176 @@
+"""The workers of a chaos run, and what can be done to them. Every blow is noted as a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from streams.ops.chaos.oracle import SETTLE, Moment
+from streams.ops.chaos.plan import workers
+from streams.ops.scene import Scene
+from streams.ops.supervise import tail
+
+READY = 120.0
+"""Seconds within which a worker has to be ready again, on a machine that is busy with all the others."""
+NOTICED = 0.25
+"""Seconds within which the supervisor notices an end."""
+
+
+def source(name: str) -> str:
+    """The address that a deliver worker sends from: one each, so that the ledgers tell who sent."""
+    return f"127.0.0.{21 + int(name.partition('-')[2] or 0)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A worker that ended. ``code`` as the supervisor saw it, ``word`` the last line of its log."""
+
+    at: float
+    name: str
+    code: int
+    word: str
+
+
+class Fleet:
+    """All workers of ``groups`` on a scene. ``say`` tells people what is done."""
+
+    def __init__(self, scene: Scene, groups: Mapping[str, int], say: Callable[[str], None]) -> None:
+        self.scene, self.groups, self._say = scene, workers(groups), say
+        self._counts = dict(groups)
+        self.moments: list[Moment] = []
+        self.deaths: list[Death] = []
+        self._frozen: set[int] = set()
+
+    async def start(self, seconds: float = READY) -> None:
+        """All of them; returns when they are ready."""
+        for name in self.groups:
+            self.add(name)
+        await self.ready(*self.groups, seconds=seconds)
+
+    def add(self, name: str) -> None:
+        """Start a worker of that name."""
+        group, _, number = name.partition("-")
+        extra = {"MAILSLUICE_DELIVER_SOURCES": source(name)} if group == "deliver" else {}
+        self.scene.add(group, int(number or 0), **extra)
+
+    def ended(self, name: str, code: int) -> None:
+        """The supervisor saw a worker end: a crash that nobody ordered is a moment too."""
+        now = time.time()
+        if code in (0, -signal.SIGTERM):  # the latter: before it had set its handlers
+            return
+        worker = self.scene.supervisor.workers.get(name)
+        self._crash(name, now - NOTICED, now, f"ended with {code}")
+        if code == -signal.SIGKILL:
+            return
+        word = tail(worker.log_path, 1) if worker else ""
+        self.deaths.append(Death(now, name, code, word[:300]))
+        self._say(f"  {name} ended by itself with {code}: {word[:160]}")
+
+    def _crash(self, name: str, start: float, end: float, how: str) -> None:
+        """Only deliver has mails in flight."""
+        if name.startswith("deliver"):
+            self.moments.append(Moment(start, end + SETTLE, f"{name} {how}", source(name)))
+
+    def pid(self, name: str) -> int:
+        """Its process id now, 0 for none."""
+        worker = self.scene.supervisor.workers.get(name)
+        return worker.pid if worker else 0
+
+    async def up(self, name: str, seconds: float = 30.0) -> int:
+        """Wait until its process runs; its pid."""
+        end = time.monotonic() + seconds
+        while not (pid := self.pid(name)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{name} did not come up within {seconds:.0f} s")
+            await asyncio.sleep(0.02)
+        return pid
+
+    async def ready(self, *names: str, seconds: float = READY) -> None:
+        """Wait until these workers say that they are ready. Raises TimeoutError."""
+        end, waiting = time.monotonic() + seconds, set(names or self.scene.supervisor.workers)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as client:
+            while waiting:
+                for name in sorted(waiting):
+                    worker = self.scene.supervisor.workers.get(name)
+                    address = worker.environment["MAILSLUICE_METRICS"] if worker else ""
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                        async with client.get(f"http://{address}/readyz") as answer:
+                            if answer.status == 200:
+                                waiting.discard(name)
+                if waiting and time.monotonic() > end:
+                    raise TimeoutError(f"not ready within {seconds:.0f} s: {', '.join(sorted(waiting))}")
+                await asyncio.sleep(0.2)
+
+    # -- blows
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL; the supervisor starts it again."""
+        pid = await self.up(name)
+        start = time.time()
+        os.kill(pid, signal.SIGKILL)
+        while self.pid(name) == pid:
+            await asyncio.sleep(0.005)
+        self._crash(name, start, time.time(), "SIGKILL")
+
+    async def terminate(self, name: str, seconds: float = 60.0) -> None:
+        """SIGTERM; returns when it has ended. The supervisor starts it again."""
+        pid = await self.up(name)
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + seconds
+        while self.pid(name) == pid:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{name} did not end within {seconds:.0f} s of SIGTERM")
+            await asyncio.sleep(0.02)
+
+    async def roll(self) -> None:
+        """SIGTERM to all, one of each group after the other; on when those are ready again."""
+        names = [name for name in self.scene.supervisor.workers if name in self.groups]
+        for number in range(max(self._counts.values())):
+            wave = [n for n in names if int(n.partition("-")[2] or 0) == number]
+            await asyncio.gather(*(self.terminate(name) for name in wave))
+            await self.ready(*wave)
+
+    async def freeze(self, name: str, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after ``seconds``."""
+        pid = await self.up(name)
+        os.kill(pid, signal.SIGSTOP)
+        self._frozen.add(pid)
+        start = time.time()
+        self._crash(name, start, start, "SIGSTOP")
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._thaw(pid)
+
+    def _thaw(self, pid: int) -> None:
+        self._frozen.discard(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def home(self, name: str) -> Path:
+        """Its state directory."""
+        return self.scene.settings.state / name
+
+    async def wipe(self, name: str) -> None:
+        """SIGKILL, and its state directory goes while it is down."""
+        await self.up(name)
+        start = time.time()
+        await self.scene.supervisor.remove(name, signal.SIGKILL)
+        self._crash(name, start, time.time(), "SIGKILL, state lost")
+        for path in self.home(name).iterdir():  # the directory itself may be a mount
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.add(name)
+
+    def heal(self) -> None:
+        """Wake whoever is frozen."""
+        for pid in list(self._frozen):
+            self._thaw(pid)

@@ -1,0 +1,131 @@
+"""Which fault, when, to whom: a pure function of the seed, so that a run can be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+GROUPS: Mapping[str, int] = {"intake": 2, "compose": 2, "deliver": 2, "hygiene": 2, "edge": 1, "control": 1}
+"""Stage group -> workers. One edge a machine: its ports are settings."""
+SHORT: Mapping[str, int] = {**GROUPS, "compose": 1, "hygiene": 1}
+"""Fewer for a run of a minute: on a busy machine a worker's start alone costs seconds."""
+OWNERS = ("intake", "compose", "deliver", "hygiene")
+"""Groups whose workers own partitions."""
+ROOMY = 20
+"""Kills from which on a plan has every kind of fault in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault. ``kills``: SIGKILLs of workers or broker that it takes. ``lasts``: seconds, from and
+    to; ``short`` the same where the whole run is short. ``alone``: nothing else begins while it lasts."""
+
+    name: str
+    weight: float
+    groups: tuple[str, ...] = ()
+    kills: int = 0
+    lasts: tuple[float, float] = (0.0, 0.0)
+    short: tuple[float, float] = (0.0, 0.0)
+    alone: bool = False
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("kill-intake", 3, ("intake",), 1),
+    Kind("kill-compose", 2, ("compose",), 1),
+    Kind("kill-deliver", 6, ("deliver",), 1),
+    Kind("kill-hygiene", 3, ("hygiene",), 1),
+    Kind("kill-edge", 3, ("edge",), 1),
+    Kind("kill-control", 2, ("control",), 1),
+)
+"""Every kind. The others in proportion to their weights, each at least once where there is room."""
+BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. ``at``: seconds after the plan's begin; ``target``: the worker that it befalls, or nothing;
+    ``seconds``: how long it lasts; ``number`` counts from 1."""
+
+    number: int
+    at: float
+    kind: str
+    target: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lasts = f" for {self.seconds:.0f} s" if self.seconds else ""
+        return f"{self.kind}{' ' + self.target if self.target else ''}{lasts}"
+
+
+def workers(groups: Mapping[str, int] = GROUPS) -> dict[str, str]:
+    """Worker -> its group. The first of a group is named like it."""
+    return {f"{g}-{n}" if n else g: g for g, count in groups.items() for n in range(count)}
+
+
+def plan(seed: int, kills: int, gap: float = 3.0, groups: Mapping[str, int] = GROUPS) -> tuple[Fault, ...]:
+    """The faults of a run in their order: ``kills`` SIGKILLs, and half as many faults of other kinds.
+
+    ``gap``: mean seconds between two. From ROOMY kills on every kind occurs; below, every group of
+    workers is killed in turn, and the other kinds are drawn without repetition.
+    """
+    random = Random(f"chaos {seed}")
+    kinds = _drawn(random, kills)
+    return tuple(_timed(random, kinds, gap, kills < ROOMY, groups))
+
+
+def seconds(faults: Sequence[Fault]) -> float:
+    """When the last of them is over."""
+    return max((fault.at + fault.seconds for fault in faults), default=0.0)
+
+
+def _drawn(random: Random, kills: int) -> list[Kind]:
+    killing = [kind for kind in KINDS if kind.kills]
+    others = [kind for kind in KINDS if not kind.kills]
+    found: list[Kind] = []
+    if kills < ROOMY:
+        firsts = [kind for kind in killing if not kind.alone]
+        random.shuffle(firsts)
+        found += firsts[:kills]
+        found += _weighted(random, firsts, kills - len(found))
+        found += _sample(random, others, max(1, kills // 2))
+    else:
+        found += killing
+        found += _weighted(random, killing, kills - len(found))
+        found += others
+        found += _weighted(random, others, kills // 2 - len(others))
+    random.shuffle(found)
+    return found
+
+
+def _weighted(random: Random, kinds: Sequence[Kind], count: int) -> list[Kind]:
+    if not kinds:
+        return []
+    return random.choices(kinds, [kind.weight for kind in kinds], k=max(0, count))
+
+
+def _sample(random: Random, kinds: Sequence[Kind], count: int) -> list[Kind]:
+    """``count`` different ones, likelier the heavier."""
+    ordered = sorted(kinds, key=lambda kind: random.random() ** (1 / kind.weight), reverse=True)
+    return ordered[:count]
+
+
+def _timed(
+    random: Random, kinds: Sequence[Kind], gap: float, short: bool, groups: Mapping[str, int]
+) -> Iterator[Fault]:
+    """In time; a worker that is down or frozen is left alone until it is back."""
+    at, names = 0.0, workers(groups)
+    busy: dict[str, float] = {}
+    for number, kind in enumerate(kinds, 1):
+        lasts = random.uniform(*(kind.short if short else kind.lasts))
+        candidates = [name for name, group in names.items() if group in kind.groups]
+        target = ""
+        if candidates:
+            random.shuffle(candidates)
+            target = min(candidates, key=lambda name: max(at, busy.get(name, 0.0)))
+            at = max(at, busy.get(target, 0.0))
+        fault = Fault(number, at, kind.name, target, lasts)
+        yield replace(fault, at=round(fault.at, 3), seconds=round(fault.seconds, 3))
+        if target:
+            busy[target] = at + lasts + gap
+        at += random.uniform(0.4, 1.6) * gap + (lasts if kind.alone else 0.0)

@@ -1,0 +1,254 @@
+"""A chaos run from its first process to its last line."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from streams.lab.providers import load as load_world
+from streams.ops.audit import ENDS, Audit, audit
+from streams.ops.chaos.faults import Faults
+from streams.ops.chaos.fleet import Fleet
+from streams.ops.chaos.load import Load
+from streams.ops.chaos.oracle import Books, Judgement, judge
+from streams.ops.chaos.plan import BY_NAME, GROUPS, ROOMY, SHORT, Fault, plan, seconds
+from streams.ops.chaos.records import Flow, read_books, read_flow, spread, stamp
+from streams.ops.scene import Scene, SceneFailed
+
+WORLD = Path(__file__).with_name("world.toml")
+POLICY = Path(__file__).with_name("policy.toml")
+PARTITIONS = 4
+RATE = 60.0
+"""Sends a second, unless told otherwise."""
+BACKLOG = 800
+"""Sends on their way at most: enough that no stage is idle."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. ``messages`` 0: as many as RATE makes of the run's length."""
+
+    kills: int = 20
+    seed: int = 1
+    messages: int = 0
+    home: Path | None = None
+    json: bool = False
+
+    @property
+    def short(self) -> bool:
+        """Whether this is the form for every change: a minute, not ten."""
+        return self.kills < ROOMY
+
+    @property
+    def groups(self) -> Mapping[str, int]:
+        """Workers of each group."""
+        return SHORT if self.short else GROUPS
+
+    @property
+    def gap(self) -> float:
+        """Mean seconds between two faults."""
+        return 2.0 if self.short else 2.6
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds that a mail lives: longer than the longest outage, and the run waits for the last."""
+        return 60.0 if self.short else 150.0
+
+
+@dataclass
+class Report:
+    """What a run found; ``line`` is its last line."""
+
+    options: Options
+    faults: tuple[Fault, ...] = ()
+    books: Books = field(default_factory=Books)
+    judgement: Judgement = field(default_factory=Judgement)
+    flow: Flow = field(default_factory=lambda: Flow({}))
+    struck: list[tuple[Fault, float]] = field(default_factory=list)
+    """Each fault and when it began, Unix seconds."""
+    until: float = 0.0
+    """When the load ended."""
+    deaths: list[dict[str, Any]] = field(default_factory=list)
+    conditions: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the promise was kept."""
+        return not self.judgement.failed
+
+    def recovered(self) -> dict[str, float]:
+        """Seconds from each kill until all partitions of its group flowed again: median and worst."""
+        found = []
+        for fault, at in self.struck:
+            kind = BY_NAME[fault.kind]
+            for group in kind.groups if kind.kills else ():
+                waited = self.flow.recovery(group, at, self.until)
+                if waited is not None and at + waited < self.until:
+                    found.append(waited)
+        return spread(found)
+
+    def line(self) -> dict[str, Any]:
+        """The one JSON object."""
+        ends, judged = self.books.ends, self.judgement
+        return {
+            "seed": self.options.seed,
+            "kills": sum(BY_NAME[fault.kind].kills for fault, _ in self.struck),
+            "received": self.books.received,
+            "outcomes": {end: ends.get(end, 0) for end in ENDS if end != "lost"},
+            "lost": judged.lost,
+            "duplicates": judged.duplicates,
+            "in_flight_at_kills": judged.in_flight_at_kills,
+            "recover_seconds": self.recovered(),
+            "ok": self.ok,
+            "failed": {check: lines[:5] for check, lines in judged.failed.items()},
+            "duplicates_explained": judged.explained,
+            "unreplied": judged.unreplied,
+            "faults": dict(Counter(fault.kind for fault, _ in self.struck)),
+            "ended_by_themselves": Counter(f"{d['name']} {d['code']}" for d in self.deaths),
+            "conditions": self.conditions,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+class Chaos:
+    """One run. ``say`` tells people what happens."""
+
+    def __init__(self, options: Options, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._begun = time.monotonic()
+        self._told = say
+        self.home = options.home or Path(tempfile.mkdtemp(prefix="mailsluice-chaos-"))
+        self._world = load_world(WORLD)
+        self._scene = Scene(
+            self.home, "apache", PARTITIONS, WORLD, 0,
+            on_fault=lambda text: self._say(f"FAULT {text}"), on_restart=lambda name, code: self._fleet.ended(name, code),
+            policy=POLICY, lifetime=options.lifetime, deliver_rate=200.0,
+        )  # fmt: skip
+        self._fleet = Fleet(self._scene, options.groups, self._say)
+        self.report = Report(options, plan(options.seed, options.kills, options.gap, options.groups))
+        self._load: Load | None = None
+
+    def _say(self, text: str) -> None:
+        self._told(f"{time.monotonic() - self._begun:6.1f} s  {text}")
+
+    async def run(self) -> Report:
+        """All of it. Raises SceneFailed where the scene could not be set."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "plan.json").write_bytes(orjson.dumps([asdict(f) for f in self.report.faults]))
+        try:
+            await self._set()
+            await self._load_and_strike()
+            await self._settle()
+        except (TimeoutError, SceneFailed) as error:
+            self.report.judgement.note("the run itself", [str(error) or "it took too long"])
+        finally:
+            with suppress(Exception):
+                await self._end()
+            self.report.seconds = time.monotonic() - self._begun
+        if self.report.ok and self._options.home is None:
+            shutil.rmtree(self.home, ignore_errors=True)
+        return self.report
+
+    async def _set(self) -> None:
+        self._say(
+            f"home {self.home}; starting Apache Kafka, {len(self._world.providers)} providers, the workers"
+        )
+        await self._scene.start({})
+        await stamp(self._scene.settings)
+        await self._fleet.start()
+        lasts = seconds(self.report.faults)
+        most = self._options.messages or int(RATE * (lasts + 20))
+        rate = most / (lasts + 20)
+        self.report.conditions |= {
+            "broker": "Apache Kafka, one node", "partitions": PARTITIONS, "workers": dict(self._options.groups), "rate": round(rate, 1),
+            "backlog": BACKLOG, "lifetime": self._options.lifetime, "session": self._scene.settings.session,
+        }  # fmt: skip
+        self._load = Load(self._scene.settings, self._world, rate, BACKLOG, most, self._say)
+        await self._load.start()
+        self._say(f"all are ready; {most} sends at {rate:.0f} a second")
+
+    async def _load_and_strike(self) -> None:
+        assert self._load is not None
+        load, fleet = self._load, self._fleet
+        await self._until(lambda: load.ended > 50, 60, "no mail ends")
+        start = time.time()
+        self._say("a rolling restart, and nothing else")
+        await fleet.roll()
+        self.report.books.rolling = [(start, time.time())]
+        begun, faults = time.monotonic(), Faults(self._scene, fleet, load)
+        striking: list[asyncio.Task[None]] = []
+        for fault in self.report.faults:
+            await asyncio.sleep(max(0.0, begun + fault.at - time.monotonic()))
+            self._say(
+                f"{fault.number:3} of {len(self.report.faults)}: {fault}   ({load.ended} ended, {load.open} open)"
+            )
+            self.report.struck.append((fault, time.time()))
+            striking.append(asyncio.create_task(faults.strike(fault), name=str(fault)))
+        for fault, done in zip(
+            self.report.faults, await asyncio.gather(*striking, return_exceptions=True), strict=True
+        ):
+            if isinstance(done, BaseException):
+                self.report.judgement.note("the run itself", [f"{fault}: {done!r}"])
+
+    async def _until(self, done: Callable[[], bool], bound: float, why: str) -> None:
+        end = time.monotonic() + bound
+        while not done():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{why} within {bound:.0f} s")
+            await asyncio.sleep(0.1)
+
+    async def _settle(self) -> None:
+        assert self._load is not None
+        self._fleet.heal()
+        self.report.until = time.time()
+        self._say("the load ends; everything is healed")
+        await self._load.finish(120)
+        await self._fleet.ready()
+        found = await self._settled()
+        self._say(f"settled: {dict(found.counts)}; reading the books")
+        await self._scene.supervisor.stop()
+        await self._judge(found)
+
+    async def _settled(self) -> Audit:
+        assert self._load is not None
+        load, end = self._load, time.monotonic() + self._options.lifetime + 60
+        with suppress(TimeoutError):
+            await self._until(lambda: load.open == 0, self._options.lifetime, "")
+        while True:
+            found = await audit(self._scene.settings)
+            theirs = await asyncio.to_thread(self._scene.report)
+            waiting = theirs["reports_waiting"] + theirs["readers_waiting"]
+            if (
+                not found.counts["pending"] and not found.counts["lost"] and not waiting
+            ) or time.monotonic() > end:
+                return found
+            await asyncio.sleep(1.0)
+
+    async def _judge(self, found: Audit) -> None:
+        assert self._load is not None
+        report, settings = self.report, self._scene.settings
+        books = await read_books(settings, self._world, self.home / "ledger", self._load, found)
+        books.moments, books.rolling = self._fleet.moments, report.books.rolling
+        report.books, report.flow = books, await read_flow(settings)
+        earlier, report.judgement = report.judgement, judge(books)
+        for check, lines in earlier.failed.items():
+            report.judgement.note(check, lines)
+        report.judgement.note("every worker could run", self._scene.supervisor.faults)
+        report.deaths = [asdict(death) for death in self._fleet.deaths]
+
+    async def _end(self) -> None:
+        self._fleet.heal()
+        if self._load is not None:
+            await self._load.stop()
+        await self._scene.stop()
