@@ -1,0 +1,215 @@
+"""What the states should hold, computed anew from the topics by the agents' own policies. Pure; no clock, no files.
+
+One object per partition and state; feed it the records in offset order, then ask. See ``streams.ops.recompute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from agents import Reject
+from agents.score import policy as score
+from agents.screen.agent import candidate
+from agents.screen.policy import Candidate, keys_of, looked_up, missing
+from agents.suppress import policy as suppress
+from schemas.codec import Malformed, Record, decode, encode, parse
+from schemas.contact import Contact
+from schemas.event import MailEvent
+from schemas.gate import GateRow
+from schemas.suppression import Suppression
+
+DAY = 86400.0
+Row = tuple[bytes, float]
+"""(value as the file keeps it, Unix seconds until which; 0 = for ever)."""
+
+
+class Merged:
+    """A compacted topic (or the journal) as a file holds it: ``newer(old, new)`` or the log's order decides."""
+
+    def __init__(
+        self,
+        reduce: Callable[[bytes], Row] | None = None,
+        newer: Callable[[bytes, bytes], bool] | None = None,
+    ) -> None:
+        self._reduce = reduce or (lambda value: (value, 0.0))
+        self._newer = newer
+        self.rows: dict[bytes, Row] = {}
+
+    def add(self, record: Record) -> None:
+        """The next record of the log. Raises Malformed where it cannot be read."""
+        key = record.key
+        if key is None:
+            return
+        if not record.value:
+            self.rows.pop(key, None)
+            return
+        row = self._reduce(record.value)
+        old = self.rows.get(key)
+        if old is None or self._newer is None or old[0] == row[0] or self._newer(old[0], row[0]):
+            self.rows[key] = row
+
+
+class Told:
+    """The values that a key may have: the one at the committed position, and those of the events behind it,
+    which may have been worked on or not."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, list[bytes | None]] = {}
+
+    def put(self, key: bytes, value: bytes, sure: bool) -> None:
+        """``sure``: the event that it follows from is committed."""
+        if sure:
+            self._values[key] = [value]
+        else:
+            self._values.setdefault(key, [None]).append(value)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._values)
+
+    def get(self, key: bytes) -> list[bytes | None]:
+        """What may be found under ``key``; None stands for nothing."""
+        return self._values.get(key, [None])
+
+
+class Suppressions(Told):
+    """``mail-suppressions`` from ``mail-events``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[str, dict[bytes, Suppression]] = {}
+        self._settings = suppress.Settings()
+
+    def add(self, record: Record, sure: bool) -> None:
+        """The next event."""
+        event = _event(record)
+        if event is None or not suppress.matters(event):
+            return
+        rows = self._rows.setdefault(event.to, {})
+        # Whoever worked on it did so later: its clock never cut the event's time.
+        now = max(event.time, record.timestamp / 1000)
+        for row in suppress.decide(event, list(rows.values()), self._settings, now):
+            rows[row.key] = row
+            self.put(row.key, encode(row), sure)
+
+
+class Contacts(Told):
+    """``mail-contacts`` from ``mail-events``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[bytes, Contact] = {}
+        self._settings = score.Settings()
+
+    def add(self, record: Record, sure: bool) -> None:
+        """The next event."""
+        event = _event(record)
+        if event is None or not score.matters(event):
+            return
+        key = Contact(tenant=event.tenant, to=event.to).key
+        now = max(event.time, record.timestamp / 1000)
+        contact = score.decide(event, self._rows.get(key), self._settings, now)
+        if contact is not None:
+            self._rows[key] = contact
+            self.put(key, encode(contact), sure)
+
+
+def _event(record: Record) -> MailEvent | None:
+    try:
+        found = decode(record, "event")
+    except Malformed:  # dead-lettered
+        return None
+    return found if isinstance(found, MailEvent) else None
+
+
+class Gate:
+    """Gate one's rows from its changelog, and who should hold them from ``mail-enqueued``.
+
+    What screen decided about a send hangs on the suppressions and the time of then; that it decided once,
+    about the first send under each key, with that send's own lane and expiry, does not.
+    """
+
+    def __init__(self, horizon: float) -> None:
+        """``horizon`` in seconds, as in the settings of screen."""
+        self._horizon = horizon
+        self.rows: dict[str, GateRow] = {}
+        self.passed: set[str] = set()
+        """Origins that a row once said pass of. Rows of two owners at once may differ, and the log decides."""
+        self._first: dict[str, tuple[str, float, bool]] = {}
+        self._topics: dict[str, str] = {}
+        self._copies: dict[str, set[tuple[str, str, float, float, str]]] = {}
+
+    def row(self, record: Record) -> None:
+        """The next record of the changelog."""
+        if record.key is None:
+            return
+        key = record.key.decode("utf-8", "replace")
+        if not record.value:
+            self.rows.pop(key, None)
+            return
+        row = self.rows[key] = parse(record.value, GateRow)
+        if row.decision == "pass":
+            self.passed.add(row.origin)
+
+    def enqueued(self, record: Record, sure: bool) -> None:
+        """The next record of ``mail-enqueued`` or its twin, after all rows. ``sure``: it is committed."""
+        try:
+            mail = candidate(record)
+        except (Reject, Malformed):  # dead-lettered
+            return
+        facts = (mail.outcome, mail.lane, mail.expires, mail.not_before, mail.digest)
+        self._copies.setdefault(mail.origin, set()).add(facts)
+        at = record.timestamp / 1000
+        keys = keys_of(mail)
+        for key in keys:
+            if self._topics.setdefault(key, record.topic) != record.topic:
+                self._topics[key] = ""  # in both twins: which was read first, no one can say
+        other = False
+        for key in looked_up(mail):
+            origin, until, _ = self._first.get(key, ("", 0.0, False))
+            if not origin or until < at:
+                continue
+            if origin == mail.origin:
+                row = self.rows.get(key)
+                if row is not None and missing(row, key):
+                    for lacking in keys:
+                        self._first.setdefault(lacking, (origin, until, False))
+                return
+            other = other or mail.stream == "marketing" or key in keys
+        if not other:
+            until = max(at + self._horizon, mail.expires + DAY)
+            for key in keys:
+                self._first[key] = (mail.origin, until, sure)
+
+    def wrong(self, now: float, whole: bool) -> Iterator[tuple[str, str, str]]:
+        """(key, expected, found) of every row that is not as it should be. ``now`` is in Unix seconds;
+        ``whole``: no send was deleted by retention."""
+        for key, row in self.rows.items():
+            origin = self._first.get(key, ("", 0.0, False))[0]
+            copies = self._copies.get(row.origin)
+            if row.until < now or (copies is None and not whole):
+                continue
+            if copies is None or (row.origin != origin and self._topics.get(key) != ""):
+                yield key, f"the row of {origin or 'no send'}", f"that of {row.origin}"
+            elif not any(_follows(row, facts) for facts in copies):
+                yield key, f"what a copy of {row.origin} says", _told(row)
+        for key, (origin, until, sure) in self._first.items():
+            if sure and key not in self.rows and until > now:
+                yield key, f"a row of {origin}", "none"
+
+    def knows(self, record: Record, gaps: bool) -> bool:
+        """Whether gate one let this record of ``mail-screened`` pass. ``gaps``: compaction has taken rows."""
+        mail: Candidate = candidate(record)
+        if mail.origin in self.passed:
+            return True
+        rows = (self.rows.get(key) for key in looked_up(mail))
+        return gaps and any(row is not None and row.origin == mail.origin for row in rows)
+
+
+def _follows(row: GateRow, facts: tuple[str, str, float, float, str]) -> bool:
+    outcome, *told = facts
+    same = told == [row.lane, row.expires, row.not_before, row.digest]
+    return same and (not outcome or outcome == row.decision)
+
+
+def _told(row: GateRow) -> str:
+    return f"{row.decision} on lane {row.lane!r} until {row.expires:.0f}, not before {row.not_before:.0f}"
