@@ -237,7 +237,10 @@ class Runner(ConsumerRebalanceListener):
         def take(out: Out, acked: Callable[[], None]) -> None:
             now = int(self._clock() * 1000)
             record = Record(out.topic, out.partition or 0, -1, now, out.key, out.value, out.headers)
-            queue = urgent if out.topic.endswith(NOW) else bulk
+            queue = bulk
+            if out.topic.endswith(NOW):
+                queue = urgent
+                self._turns.urgent()
             queue.append(Work(record, self.desk, lambda _work: acked()))
             wake.set()
 
@@ -447,6 +450,8 @@ class Runner(ConsumerRebalanceListener):
             else:
                 queue.append(work)
         if taken:
+            if queue is share.urgent:
+                self._turns.urgent()
             line.marks.saw(record)
             self._in[name].inc(taken)
             self._taken += taken
