@@ -1,6 +1,7 @@
 """Bulk takes one turn of the event loop at a time, and leaves some free while transactional mail flows."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ async def slices(turns: Turns, workers: int, each: int) -> list[int]:
 
 
 def gaps(ran: list[int]) -> list[int]:
-    return [later - earlier for earlier, later in zip(ran, ran[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(ran)]
 
 
 async def test_no_two_slices_share_a_turn() -> None:
