@@ -30,8 +30,8 @@ lint: .venv/.dev  ## style, types and the direction of imports
 bench: .venv/.runtime  ## messages per second at 10 KB, beside this machine's RSA limit
 	$(BIN)/mailsluice bench $(ARGS)
 
-chaos: .venv/.dev  ## kill -9 every worker while mail is on its way, then balance the books
-	$(BIN)/pytest -s tests/chain/test_kill_9.py $(ARGS)
+chaos: .venv/.dev  ## break everything under load, then balance the books; KILLS=100 SEED=42
+	$(BIN)/mailsluice chaos --kills $(or $(KILLS),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: .venv/.dev  ## write JSON Schema and AsyncAPI anew
 	$(BIN)/mailsluice topics schema $(ARGS)

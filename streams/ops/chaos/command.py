@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import orjson
 
+from streams.ops.chaos.plan import BY_NAME
 from streams.ops.chaos.run import Chaos, Options
 
 
@@ -28,8 +29,11 @@ from streams.ops.chaos.run import Chaos, Options
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, topics and ledgers here."
 )
+@click.option(
+    "--only", default="", metavar="A,B", help=f"So many faults of these kinds only: {', '.join(BY_NAME)}."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the last line only.")
-def command(kills: int, seed: int, messages: int, home: Path | None, as_json: bool) -> None:
+def command(kills: int, seed: int, messages: int, home: Path | None, only: str, as_json: bool) -> None:
     """Break everything under load, then balance the books from the providers' own records.
 
     Runs Apache Kafka, the whole pipeline as separate processes and simulated providers on this machine;
@@ -43,9 +47,12 @@ def command(kills: int, seed: int, messages: int, home: Path | None, as_json: bo
     """
     if kills < 1:
         raise click.BadParameter("at least 1", param_hint="--kills")
+    kinds = tuple(name.strip() for name in only.split(",") if name.strip())
+    if unknown := set(kinds) - set(BY_NAME):
+        raise click.BadParameter(f"no such kind: {', '.join(sorted(unknown))}", param_hint="--only")
     logging.basicConfig(level="ERROR", stream=sys.stderr)
     logging.getLogger("aiokafka").setLevel("CRITICAL")
-    options = Options(kills, seed or int(time.time()) % 1_000_000 + 1, messages, home, as_json)
+    options = Options(kills, seed or int(time.time()) % 1_000_000 + 1, messages, home, kinds)
     chaos = Chaos(options, (lambda text: None) if as_json else click.echo)
     if not as_json:
         click.echo(f"seed {options.seed}")
@@ -59,6 +66,7 @@ def command(kills: int, seed: int, messages: int, home: Path | None, as_json: bo
             for line in lines[:20]:
                 click.echo(f"  {line}")
         again = f"--kills {kills} --seed {options.seed}" + (f" --messages {messages}" if messages else "")
+        again += f" --only {','.join(kinds)}" if kinds else ""
         click.echo(f"kept: {chaos.home} (logs, broker, ledger, plan.json)\nagain: mailsluice chaos {again}")
     click.echo(orjson.dumps(report.line()).decode())
     sys.exit(0 if report.ok else 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from streams.ops.supervise import tail
 
 READY = 120.0
 """Seconds within which a worker has to be ready again, on a machine that is busy with all the others."""
+STATEFUL = ("intake", "deliver", "hygiene")
+DISK = 64 << 20
+"""Bytes of a worker's small disk."""
 NOTICED = 0.25
 """Seconds within which the supervisor notices an end."""
 
@@ -49,6 +54,7 @@ class Fleet:
         self.moments: list[Moment] = []
         self.deaths: list[Death] = []
         self._frozen: set[int] = set()
+        self._mounted: list[str] = []
 
     async def start(self, seconds: float = READY) -> None:
         """All of them; returns when they are ready."""
@@ -131,9 +137,11 @@ class Fleet:
                 raise TimeoutError(f"{name} did not end within {seconds:.0f} s of SIGTERM")
             await asyncio.sleep(0.02)
 
-    async def roll(self) -> None:
-        """SIGTERM to all, one of each group after the other; on when those are ready again."""
-        names = [name for name in self.scene.supervisor.workers if name in self.groups]
+    async def roll(self, *groups: str) -> None:
+        """SIGTERM to all, or to those of ``groups``: one of each group after the other, on when those are ready
+        again."""
+        running = self.scene.supervisor.workers
+        names = [n for n, group in self.groups.items() if n in running and (not groups or group in groups)]
         for number in range(max(self._counts.values())):
             wave = [n for n in names if int(n.partition("-")[2] or 0) == number]
             await asyncio.gather(*(self.terminate(name) for name in wave))
@@ -170,7 +178,79 @@ class Fleet:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.add(name)
 
+    async def grow(self, name: str, seconds: float) -> None:
+        """One worker more, for ``seconds``; it leaves in order."""
+        self.add(name)
+        await asyncio.sleep(seconds)
+        await self._leave(name)
+
+    async def shrink(self, name: str, seconds: float) -> None:
+        """One worker less, in order, for ``seconds``."""
+        await self._leave(name)
+        await asyncio.sleep(seconds)
+        self.add(name)
+
+    async def _leave(self, name: str) -> None:
+        code = await self.scene.supervisor.remove(name, signal.SIGTERM, 60.0)
+        self.ended(name, code)
+
+    async def fill(self, name: str, seconds: float) -> None:
+        """No room is left under its state files, for ``seconds``."""
+        if name in self._mounted:
+            ballast = self.home(name) / "ballast"
+            await asyncio.to_thread(_fill, ballast)
+            await asyncio.sleep(seconds)
+            ballast.unlink(missing_ok=True)
+            return
+        pid = await self.up(name)
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+
     def heal(self) -> None:
-        """Wake whoever is frozen."""
+        """Wake whoever is frozen, make room."""
         for pid in list(self._frozen):
             self._thaw(pid)
+        for name in self._mounted:
+            (self.home(name) / "ballast").unlink(missing_ok=True)
+
+    # -- small disks
+
+    def mount(self) -> bool:
+        """A small disk of its own for each worker that keeps state; False where that is not allowed."""
+        for name, group in self.groups.items():
+            if group in STATEFUL:
+                self.home(name).mkdir(parents=True, exist_ok=True)
+                command = [
+                    "mount",
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    f"size={DISK}",
+                    "mailsluice-chaos",
+                    str(self.home(name)),
+                ]
+                if subprocess.run(command, capture_output=True).returncode:
+                    return False
+                self._mounted.append(name)
+        return True
+
+    def unmount(self) -> None:
+        """Copy what is on the small disks beside them, and take them away."""
+        while self._mounted:
+            home = self.home(self._mounted.pop())
+            kept = home.with_name(home.name + ".kept")
+            shutil.copytree(home, kept)
+            subprocess.run(["umount", "-l", str(home)], capture_output=True)
+            home.rmdir()
+            kept.rename(home)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass

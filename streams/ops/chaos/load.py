@@ -92,6 +92,10 @@ class Load:
         """Sends that have ended."""
         return len(self._ended)
 
+    def has_ended(self, mail: str) -> bool:
+        """Whether a mail has ended, whether well or not."""
+        return mail in self._ended
+
     async def start(self) -> None:
         """Publish the receipts' campaign, follow what ends, begin to send."""
         self._producer = await started(make_producer(self._settings))

@@ -174,6 +174,9 @@ def _lost(books: Books, found: Judgement) -> None:
     found.note("nothing is lost", lines)
     if books.ends.get("pending"):
         found.note("nothing is stuck", [f"{books.ends['pending']} sends are still pending"])
+    for end in ("dead_lettered", "rejected"):  # no send of the load is wrong
+        if books.ends.get(end):
+            found.note("no good mail is refused", [f"{books.ends[end]} {end}"])
     total = sum(books.ends.values())
     if total != books.received:
         found.note("the audit balances", [f"received {books.received}, ends {total}"])

@@ -16,10 +16,15 @@ ROOMY = 20
 """Kills from which on a plan has every kind of fault in it."""
 
 
+LARGE = ("gmail", "outlook", "many")
+"""Providers of ``world.toml`` that a fault of the SMTP side may befall."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. ``kills``: SIGKILLs of workers or broker that it takes. ``lasts``: seconds, from and
-    to; ``short`` the same where the whole run is short. ``alone``: nothing else begins while it lasts."""
+    """A kind of fault. It befalls a worker of ``groups`` or one of ``providers``, or all. ``kills``: SIGKILLs
+    of workers or broker that it takes. ``lasts``: seconds, from and to; ``short`` the same where the whole
+    run is short. ``alone``: nothing else begins before it is over."""
 
     name: str
     weight: float
@@ -28,6 +33,7 @@ class Kind:
     lasts: tuple[float, float] = (0.0, 0.0)
     short: tuple[float, float] = (0.0, 0.0)
     alone: bool = False
+    providers: tuple[str, ...] = ()
 
 
 KINDS: tuple[Kind, ...] = (
@@ -37,14 +43,31 @@ KINDS: tuple[Kind, ...] = (
     Kind("kill-hygiene", 3, ("hygiene",), 1),
     Kind("kill-edge", 3, ("edge",), 1),
     Kind("kill-control", 2, ("control",), 1),
+    Kind("wipe", 2, ("intake", "deliver", "hygiene"), 1),
+    Kind("kill-broker", 1, (), 1, (0.5, 2.0), (0.5, 1.0), alone=True),
+    Kind("outage", 0, (), 1, (60.0, 60.0), (10.0, 10.0), alone=True),
+    Kind("freeze", 4, OWNERS, 0, (6.0, 10.0), (5.5, 6.0)),
+    Kind("term", 3, tuple(GROUPS)),
+    Kind("rolling", 0.5, alone=True),
+    Kind("grow", 2, OWNERS, 0, (8.0, 14.0), (5.0, 6.0)),
+    Kind("shrink", 2, OWNERS, 0, (6.0, 10.0), (3.0, 4.0)),
+    Kind("disk-full", 2, ("intake", "deliver", "hygiene"), 0, (4.0, 8.0), (3.0, 4.0)),
+    Kind("smtp-refuse", 2, (), 0, (2.0, 6.0), (2.0, 3.0), providers=LARGE),
+    Kind("smtp-reset-before-354", 2, providers=LARGE),
+    Kind("smtp-reset-inside-data", 2, providers=LARGE),
+    Kind("smtp-reset-after-dot", 2, providers=LARGE),
+    Kind("tarpit", 1, (), 0, (10.0, 20.0), (4.0, 5.0), providers=("tar",)),
+    Kind("unsubscribe", 2, (), 0, (4.0, 8.0), (4.0, 4.0)),
+    Kind("cancel", 2, (), 0, (4.0, 8.0), (4.0, 4.0)),
 )
-"""Every kind. The others in proportion to their weights, each at least once where there is room."""
+"""Every kind. They are drawn in proportion to their weights, and each at least once where there is room
+(one of weight 0 just once)."""
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. ``at``: seconds after the plan's begin; ``target``: the worker that it befalls, or nothing;
+    """One fault. ``at``: seconds after the plan's begin; ``target``: the worker or provider, or nothing;
     ``seconds``: how long it lasts; ``number`` counts from 1."""
 
     number: int
@@ -63,14 +86,25 @@ def workers(groups: Mapping[str, int] = GROUPS) -> dict[str, str]:
     return {f"{g}-{n}" if n else g: g for g, count in groups.items() for n in range(count)}
 
 
-def plan(seed: int, kills: int, gap: float = 3.0, groups: Mapping[str, int] = GROUPS) -> tuple[Fault, ...]:
+def plan(
+    seed: int,
+    kills: int,
+    gap: float = 3.0,
+    groups: Mapping[str, int] = GROUPS,
+    only: Sequence[str] = (),
+) -> tuple[Fault, ...]:
     """The faults of a run in their order: ``kills`` SIGKILLs, and half as many faults of other kinds.
 
     ``gap``: mean seconds between two. From ROOMY kills on every kind occurs; below, every group of
-    workers is killed in turn, and the other kinds are drawn without repetition.
+    workers is killed in turn, and the other kinds are drawn without repetition. ``only``: so many faults of
+    these kinds instead.
     """
     random = Random(f"chaos {seed}")
-    kinds = _drawn(random, kills)
+    if only:
+        chosen = [BY_NAME[name] for name in only]
+        kinds = [*chosen, *random.choices(chosen, k=kills - len(chosen))][:kills]
+    else:
+        kinds = _drawn(random, kills)
     return tuple(_timed(random, kinds, gap, kills < ROOMY, groups))
 
 
@@ -82,18 +116,15 @@ def seconds(faults: Sequence[Fault]) -> float:
 def _drawn(random: Random, kills: int) -> list[Kind]:
     killing = [kind for kind in KINDS if kind.kills]
     others = [kind for kind in KINDS if not kind.kills]
-    found: list[Kind] = []
     if kills < ROOMY:
-        firsts = [kind for kind in killing if not kind.alone]
-        random.shuffle(firsts)
-        found += firsts[:kills]
-        found += _weighted(random, firsts, kills - len(found))
-        found += _sample(random, others, max(1, kills // 2))
-    else:
-        found += killing
+        firsts = [kind for kind in killing if kind.name.startswith("kill-") and kind.groups]
+        found = _sample(random, firsts, kills)
         found += _weighted(random, killing, kills - len(found))
-        found += others
-        found += _weighted(random, others, kills // 2 - len(others))
+        # A rolling restart stands before the plan anyway.
+        found += _sample(random, [kind for kind in others if not kind.alone], max(1, kills // 2))
+    else:
+        found = [*killing, *_weighted(random, killing, kills - len(killing))]
+        found += [*others, *_weighted(random, others, kills // 2 - len(others))]
     random.shuffle(found)
     return found
 
@@ -119,6 +150,9 @@ def _timed(
     for number, kind in enumerate(kinds, 1):
         lasts = random.uniform(*(kind.short if short else kind.lasts))
         candidates = [name for name, group in names.items() if group in kind.groups]
+        if kind.name == "grow":
+            candidates = [f"{group}-{groups[group]}" for group in kind.groups]
+        candidates += kind.providers
         target = ""
         if candidates:
             random.shuffle(candidates)

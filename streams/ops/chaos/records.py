@@ -9,22 +9,25 @@ from pathlib import Path
 from statistics import median
 
 import orjson
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from schemas.codec import parse
+from schemas.identity import partition_of
 from schemas.lanes import lane_names, lane_topic
 from schemas.mail import NOW
 from schemas.suppression import Suppression
 from streams.admin import configuration
-from streams.broker import started
+from streams.broker import make_reader, started
 from streams.lab.ledger import Take
 from streams.lab.ledger import read as read_ledgers
 from streams.lab.providers import WorldSettings, chance
-from streams.ops.audit import Audit
+from streams.ops.audit import Audit, committed
 from streams.ops.chaos.load import Load
 from streams.ops.chaos.oracle import Books, Ended, Event, Row, Took
 from streams.ops.read import read_to_end
+from streams.pipeline import STAGES
 from streams.settings import Settings
 from streams.topics import BY_NAME
 
@@ -137,6 +140,36 @@ async def _missing(settings: Settings, load: Load) -> list[str]:
     async for record in read_to_end(settings, _places(settings, "mail-sends", "mail-sends" + NOW)):
         there.add((record.topic, record.partition, record.offset))
     return [f"{t}/{p}@{offset}" for t, p, offset in sorted(set(load.acked) - there)]
+
+
+async def behind(settings: Settings) -> list[str]:
+    """Partitions of which a group has not worked off all, with the number of records."""
+    found = []
+    reader = await started(make_reader(settings))
+    try:
+        for stage in STAGES:
+            topics = list(stage.topics)
+            counts = {topic: BY_NAME[topic].partitions or settings.partitions for topic in topics}
+            offsets = await committed(settings, stage.name, topics, max(counts.values()))
+            places = [TopicPartition(settings.topic(t), p) for t in topics for p in range(counts[t])]
+            begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+            for (topic, partition), tp in zip(_places(settings, *topics), places, strict=True):
+                lag = ends[tp] - max(begins[tp], offsets[topic].get(partition, 0))
+                if lag > 0:
+                    found.append(f"{stage.name} is {lag} records behind on {topic}/{partition}")
+    finally:
+        await reader.stop()
+    return found
+
+
+def probes(partitions: int, world: WorldSettings) -> list[str]:
+    """An address in every partition whose mails have no other fate than to arrive."""
+    found: dict[int, str] = {}
+    for number in range(1000):
+        address = f"probe-{number}@gmail.test"
+        if _fate(world, address) == "ok":
+            found.setdefault(partition_of(address, partitions), address)
+    return list(found.values())
 
 
 class Flow:

@@ -22,7 +22,7 @@ from streams.ops.chaos.fleet import Fleet
 from streams.ops.chaos.load import Load
 from streams.ops.chaos.oracle import Books, Judgement, judge
 from streams.ops.chaos.plan import BY_NAME, GROUPS, ROOMY, SHORT, Fault, plan, seconds
-from streams.ops.chaos.records import Flow, read_books, read_flow, spread, stamp
+from streams.ops.chaos.records import Flow, behind, probes, read_books, read_flow, spread, stamp
 from streams.ops.scene import Scene, SceneFailed
 
 WORLD = Path(__file__).with_name("world.toml")
@@ -42,7 +42,7 @@ class Options:
     seed: int = 1
     messages: int = 0
     home: Path | None = None
-    json: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def short(self) -> bool:
@@ -136,8 +136,11 @@ class Chaos:
             policy=POLICY, lifetime=options.lifetime, deliver_rate=200.0,
         )  # fmt: skip
         self._fleet = Fleet(self._scene, options.groups, self._say)
-        self.report = Report(options, plan(options.seed, options.kills, options.gap, options.groups))
+        self.report = Report(
+            options, plan(options.seed, options.kills, options.gap, options.groups, options.only)
+        )
         self._load: Load | None = None
+        self._faults: Faults | None = None
 
     def _say(self, text: str) -> None:
         self._told(f"{time.monotonic() - self._begun:6.1f} s  {text}")
@@ -166,13 +169,14 @@ class Chaos:
         )
         await self._scene.start({})
         await stamp(self._scene.settings)
+        disk = "tmpfs" if self._fleet.mount() else "RLIMIT_FSIZE"
         await self._fleet.start()
         lasts = seconds(self.report.faults)
         most = self._options.messages or int(RATE * (lasts + 20))
         rate = most / (lasts + 20)
         self.report.conditions |= {
             "broker": "Apache Kafka, one node", "partitions": PARTITIONS, "workers": dict(self._options.groups), "rate": round(rate, 1),
-            "backlog": BACKLOG, "lifetime": self._options.lifetime, "session": self._scene.settings.session,
+            "backlog": BACKLOG, "lifetime": self._options.lifetime, "session": self._scene.settings.session, "disk": disk,
         }  # fmt: skip
         self._load = Load(self._scene.settings, self._world, rate, BACKLOG, most, self._say)
         await self._load.start()
@@ -184,22 +188,27 @@ class Chaos:
         await self._until(lambda: load.ended > 50, 60, "no mail ends")
         start = time.time()
         self._say("a rolling restart, and nothing else")
-        await fleet.roll()
+        await fleet.roll(*(("intake", "deliver") if self._options.short else ()))
         self.report.books.rolling = [(start, time.time())]
-        begun, faults = time.monotonic(), Faults(self._scene, fleet, load)
+        await self._strike(Faults(self._scene, fleet, load))
+
+    async def _strike(self, faults: Faults) -> None:
+        assert self._load is not None
+        self._faults, load = faults, self._load
+        begun, count = time.monotonic(), len(self.report.faults)
         striking: list[asyncio.Task[None]] = []
         for fault in self.report.faults:
             await asyncio.sleep(max(0.0, begun + fault.at - time.monotonic()))
-            self._say(
-                f"{fault.number:3} of {len(self.report.faults)}: {fault}   ({load.ended} ended, {load.open} open)"
-            )
+            self._say(f"{fault.number:3} of {count}: {fault}   ({load.ended} ended, {load.open} open)")
             self.report.struck.append((fault, time.time()))
             striking.append(asyncio.create_task(faults.strike(fault), name=str(fault)))
-        for fault, done in zip(
-            self.report.faults, await asyncio.gather(*striking, return_exceptions=True), strict=True
-        ):
-            if isinstance(done, BaseException):
-                self.report.judgement.note("the run itself", [f"{fault}: {done!r}"])
+            if BY_NAME[fault.kind].alone:
+                await asyncio.wait([striking[-1]])
+                begun = max(begun, time.monotonic() - fault.at - fault.seconds)
+        ends = await asyncio.gather(*striking, return_exceptions=True)
+        for fault, end in zip(self.report.faults, ends, strict=True):
+            if isinstance(end, BaseException):
+                self.report.judgement.note("the run itself", [f"{fault}: {end!r}"])
 
     async def _until(self, done: Callable[[], bool], bound: float, why: str) -> None:
         end = time.monotonic() + bound
@@ -211,14 +220,34 @@ class Chaos:
     async def _settle(self) -> None:
         assert self._load is not None
         self._fleet.heal()
+        if self._faults is not None:
+            await self._faults.heal()
         self.report.until = time.time()
         self._say("the load ends; everything is healed")
         await self._load.finish(120)
         await self._fleet.ready()
+        await self._sound()
         found = await self._settled()
         self._say(f"settled: {dict(found.counts)}; reading the books")
         await self._scene.supervisor.stop()
         await self._judge(found)
+
+    async def _sound(self) -> None:
+        """One mail of either kind through every partition: none may be stuck."""
+        assert self._load is not None
+        load, bound = self._load, self._options.lifetime
+        await load.campaign("probe")
+        waiting: dict[str, str] = {}
+        for to in probes(PARTITIONS, self._world):
+            for stream, campaign in (("marketing", "probe"), ("transactional", "receipts")):
+                waiting[load.send(to, campaign, f"probe-{stream}-{to}", stream)] = f"{stream} to {to}"
+        await load.finish(60)
+        with suppress(TimeoutError):
+            await self._until(lambda: all(load.has_ended(mail) for mail in waiting), bound, "")
+        late = [what for mail, what in waiting.items() if not load.has_ended(mail)]
+        self.report.judgement.note(
+            "nothing is stuck", [f"no end within {bound:.0f} s: {what}" for what in late]
+        )
 
     async def _settled(self) -> Audit:
         assert self._load is not None
@@ -229,9 +258,10 @@ class Chaos:
             found = await audit(self._scene.settings)
             theirs = await asyncio.to_thread(self._scene.report)
             waiting = theirs["reports_waiting"] + theirs["readers_waiting"]
-            if (
-                not found.counts["pending"] and not found.counts["lost"] and not waiting
-            ) or time.monotonic() > end:
+            lags = await behind(self._scene.settings)
+            settled = not (lags or found.counts["pending"] or found.counts["lost"] or waiting)
+            if settled or time.monotonic() > end:
+                self.report.judgement.note("nothing is stuck", lags)
                 return found
             await asyncio.sleep(1.0)
 
@@ -240,6 +270,7 @@ class Chaos:
         report, settings = self.report, self._scene.settings
         books = await read_books(settings, self._world, self.home / "ledger", self._load, found)
         books.moments, books.rolling = self._fleet.moments, report.books.rolling
+        books.cancelled = self._faults.cancelled if self._faults else {}
         report.books, report.flow = books, await read_flow(settings)
         earlier, report.judgement = report.judgement, judge(books)
         for check, lines in earlier.failed.items():
@@ -252,3 +283,4 @@ class Chaos:
         if self._load is not None:
             await self._load.stop()
         await self._scene.stop()
+        self._fleet.unmount()
