@@ -71,17 +71,24 @@ def free_port(*hosts: str, udp: bool = False) -> int:
     raise OSError("no free port between 20000 and 32000")
 
 
+async def answers_tcp(host: str, port: int) -> bool:
+    """Whether anything listens there."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 async def answers(bootstrap: str, topics: Mapping[str, int] | None = None) -> bool:
     """Whether a broker there answers for metadata and every partition it names has a leader.
 
     ``topics``: names with partition counts that have to be there too.
     """
     host, port = bootstrap.rsplit(":", 1)
-    try:  # a bare connection first: the client logs each refusal as an error
-        _, writer = await asyncio.open_connection(host, int(port))
-    except OSError:
+    if not await answers_tcp(host, int(port)):  # first: the client logs each refusal as an error
         return False
-    writer.close()
     client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
     try:
         await client.bootstrap()

@@ -13,14 +13,15 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from streams.ops import bench_intake, bench_priority
+from streams.ops import bench_intake, bench_peers, bench_priority
+from streams.ops.bench_machine import BenchFailed
 from streams.ops.bench_parts import PARTS, measure
-from streams.ops.bench_pipeline import UNLIMITED, BenchFailed, Options, run
+from streams.ops.bench_pipeline import UNLIMITED, Options, run
 
 FILE = "bench.json"
 T = TypeVar("T")
 
-HELP = f"""Measure SECTION: pipeline (default), priority, intake, {", ".join(PARTS)}, or all of these.
+HELP = f"""Measure SECTION: pipeline (default), peers, priority, intake, {", ".join(PARTS)}, or all of these.
 
 \b
 Example: mailsluice bench pipeline --messages 50000
@@ -32,22 +33,27 @@ second all cores make, and gives the ratio: it means the same on a busy machine 
 priority fills every stage with bulk mail (--messages, --lane-rate) and gives the milliseconds from a
 transactional send to its 250.
 intake gives the CPU of enqueue and screen for one recipient, over few and over many suppressions and contacts.
+peers measures the pipeline and then, with as many mails of that size to the same sink, Postfix with
+OpenDKIM, where installed (Debian: apt install postfix opendkim; as root).
 The other sections give the microseconds of one step in one process.
 
 With --broker HOST:PORT topics with a prefix of their own are made there and deleted afterwards. With
---sink HOST:PORT (a loopback address) the last 250 is that which deliver saw.
+--sink smtp-sink (it comes with Postfix) or HOST:PORT (a loopback address) the last 250 is that which
+deliver saw, and nobody counts duplicates.
 
 The results are also written to {FILE}. Exit code: 0 measured, nothing lost and nothing twice; 1 otherwise."""
 
 
 @click.command("bench", help=HELP)
 @click.argument(
-    "section", type=click.Choice(["pipeline", "priority", "intake", *PARTS, "all"]), default="pipeline"
+    "section",
+    type=click.Choice(["pipeline", "peers", "priority", "intake", *PARTS, "all"]),
+    default="pipeline",
 )
 @click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
 @click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--broker", default="apache", show_default=True, metavar="apache|embedded|HOST:PORT")
-@click.option("--sink", default="", metavar="HOST:PORT", help="An SMTP server here; default: our own sink.")
+@click.option("--sink", default="own", show_default=True, metavar="own|smtp-sink|HOST:PORT")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--warm-up", default=2_000, show_default=True, type=click.IntRange(1), help="Mails before.")
 @click.option("--lane-rate", default=UNLIMITED, show_default=True, help="Mails/s that each lane is given.")
@@ -71,16 +77,25 @@ def bench(
 ) -> None:
     """The command; its help text is HELP."""
     console = Console(stderr=True)
-    options = Options(size, messages, broker, sink, warm_up, partitions, lane_rate=lane_rate)
+    options = Options(
+        size, messages, broker, sink, warm_up, partitions, lane_rate=lane_rate, suppressions=suppressions
+    )
     found: dict[str, Any] = {}
     code = 0
     try:
-        if section in ("pipeline", "all"):
+        if section in ("pipeline", "peers", "all"):
             if not as_json:
                 console.print(f"measuring the pipeline: {messages:,} mails of {size:,} bytes ...")
             result = _run(run(options))
             found["pipeline"] = result.as_dict()
             code = 1 if result.lost or result.duplicates else 0
+        if section in ("peers", "all"):
+            if why := bench_peers.missing():
+                console.print(f"no peer to measure: {why}")
+            else:
+                console.print(f"measuring Postfix with OpenDKIM: {messages:,} mails of {size:,} bytes ...")
+                peer = _run(bench_peers.run(options, result.messages_per_second))
+                found["peers"] = [peer.as_dict()]
         if section in ("priority", "all"):
             if not as_json:
                 console.print(f"measuring transactional mail beside {messages:,} bulk mails ...")
@@ -131,6 +146,14 @@ def show(found: dict[str, Any], console: Console) -> None:
                 f"{result['missing']} missing; {result['waiting']:,} bulk mails were waiting); "
                 + ", ".join(f"{stage} {p50:.0f}/{p99:.0f}" for stage, (p50, p99) in result["stages"].items())
             )
+            continue
+        if name == "peers":
+            for peer in result:
+                console.print(
+                    f"{peer['name']}: {peer['messages_per_second']:,.0f} messages/s ({peer['messages']:,} finished mails "
+                    f"of one content), ratio {peer['ratio']:.3f}, {peer['cpu_in_signatures']:.2f} RSA signatures of CPU "
+                    f"each; ours is {peer['ours_to_theirs']:.2f} times as fast"
+                )
             continue
         if name == "intake":
             _show_intake(result, console)

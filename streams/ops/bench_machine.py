@@ -21,6 +21,10 @@ from agents.sign.keys import new_keys
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
+class BenchFailed(Exception):
+    """A run did not come to its end; the text says where to look."""
+
+
 class Signed(NamedTuple):
     """RSA-2048 signatures per second, and CPU microseconds of one: dearer while neighbours share the core."""
 

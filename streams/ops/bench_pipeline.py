@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,7 +26,10 @@ from streams.lab.brokers import BROKERS, ApacheBroker, Broker, answers, free_por
 from streams.lab.control import tell
 from streams.lab.dns import DnsServer, Zone
 from streams.ops.bench_load import BASE_URL, DOMAIN, DOMAINS, RETURN_DOMAIN, campaign, sends
-from streams.ops.bench_machine import Clock, Signed, conditions, memory_mb, rsa_limit
+from streams.ops.bench_machine import BenchFailed, Clock, Signed, conditions, memory_mb, rsa_limit
+from streams.ops.bench_sink import OWN, NoSink, Sink, make_sink
+from streams.ops.bench_state import fill
+from streams.ops.bench_state import suppressions as suppressed
 from streams.ops.supervise import Supervisor, tail
 from streams.settings import Settings
 
@@ -55,10 +55,6 @@ maximum = {rate}
 """
 
 
-class BenchFailed(Exception):
-    """The run did not come to its end; the text says where to look."""
-
-
 @dataclass(frozen=True)
 class Options:
     """What was asked for."""
@@ -66,11 +62,13 @@ class Options:
     size: int = 10_240
     messages: int = 20_000
     broker: str = "apache"
-    sink: str = ""
+    sink: str = OWN
     warm_up: int = 2_000
     partitions: int = 4
     groups: Sequence[str] = GROUPS
     lane_rate: float = UNLIMITED
+    suppressions: int = 0
+    """Rows of mail-suppressions that screen and deliver have read before."""
 
 
 @dataclass
@@ -79,6 +77,7 @@ class Result:
 
     ``cpu_in_signatures``: CPU of all processes for one mail, in RSA signatures: nothing but us changes it
     much, while the ratio falls when others take the machine during the run and not during the signing.
+    ``duplicates``: None where the sink does not tell one mail from another.
     ``settled_seconds``: from the first send until every stage had worked off everything, hygiene too;
     the CPU per message covers all of that. ``load`` is the benchmark itself: publishing and DNS.
     """
@@ -93,7 +92,7 @@ class Result:
     settled_seconds: float
     bytes_per_message: int
     lost: int
-    duplicates: int
+    duplicates: int | None
     cpu_us_per_message: dict[str, float]
     memory_mb: dict[str, float]
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -112,8 +111,11 @@ async def measured(options: Options, work: Callable[[Bench], Awaitable[T]]) -> T
     """A broker, a sink and workers to come, and what ``work`` makes of them. Raises BenchFailed."""
     home = Path(tempfile.mkdtemp(prefix="mailsluice-bench-"))
     try:
-        async with _broker(options, home) as (address, broker), _sink(options) as sink:
+        async with _broker(options, home) as (address, broker), make_sink(options.sink) as sink:
             result = await _measured(options, home, address, broker, sink, work)
+    except NoSink as error:
+        shutil.rmtree(home, ignore_errors=True)
+        raise BenchFailed(str(error)) from None
     except BenchFailed:
         raise  # its home stays: the text names the logs in it
     except BaseException:
@@ -141,38 +143,6 @@ async def _broker(options: Options, home: Path) -> AsyncIterator[tuple[str, Brok
         yield broker.bootstrap, broker
     finally:
         await broker.stop()
-
-
-@dataclass
-class Sink:
-    """Where the mail goes. ``control``: of our own sink; ``pid`` 0 for somebody else's."""
-
-    host: str
-    port: int
-    control: tuple[str, int] | None = None
-    pid: int = 0
-
-
-@asynccontextmanager
-async def _sink(options: Options) -> AsyncIterator[Sink]:
-    if options.sink:
-        host, _, port = options.sink.rpartition(":")
-        yield Sink(host, int(port))
-        return
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.lab.world", "--sink", "--port", "0", stdout=subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        said = json.loads(await asyncio.wait_for(process.stdout.readline(), 30) or b"{}")
-        if not said:
-            raise BenchFailed("the sink did not start")
-        host, _, port = str(said["control"]).rpartition(":")
-        yield Sink(str(said["host"]), int(said["port"]), (host, int(port)), process.pid)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 def _settings(options: Options, home: Path, address: str, sink: Sink, dns: str) -> Settings:
@@ -281,6 +251,7 @@ class Bench:
         producer = await started(make_producer(self.settings))
         try:
             await producer.send_and_wait(self.settings.topic("mail-campaigns"), encode(found), key=found.key)
+            await fill(self.settings, "mail-suppressions", "suppression", suppressed(options.suppressions))
             await self.start()
             async with aiohttp.ClientSession() as http:
                 await self.ready(http)
@@ -313,7 +284,7 @@ class Bench:
         per["all"] = round(sum(per.values()), 1)
         around.update(
             broker=self.options.broker, partitions=self.options.partitions, size=self.options.size,
-            warm_up=self.options.warm_up, groups=list(self.options.groups), tls=False,
+            sink=self.sink.name, warm_up=self.options.warm_up, suppressions=self.options.suppressions, groups=list(self.options.groups), tls=False,
             rsa_before_after=[round(signed.per_second) for signed in limits],
         )  # fmt: skip
         return Result(
@@ -327,7 +298,7 @@ class Bench:
             settled_seconds=round(settled, 3),
             bytes_per_message=round((report["bytes"] - warm["bytes"]) / messages),
             lost=self.options.warm_up + messages - report["distinct"],
-            duplicates=report["count"] - report["distinct"],
+            duplicates=report["count"] - report["distinct"] if self.sink.control is not None else None,
             cpu_us_per_message=per,
             memory_mb={name: memory_mb(pids) for name, pids in clock.groups.items()},
             conditions=around,
@@ -377,8 +348,8 @@ class Bench:
         await asyncio.gather(*futures)
 
     async def _report(self, http: aiohttp.ClientSession) -> dict[str, Any]:
-        """The sink's count, distinct, bytes and time of the last 250. Of somebody else's sink we know the 250s
-        that deliver saw, to a tenth of a second."""
+        """The sink's count, distinct, bytes and time of the last 250. Of another sink than ours we know the 250s
+        that deliver saw, to a tenth of a second, and nothing of duplicates."""
         if self.sink.control is not None:
             return await asyncio.to_thread(tell, self.sink.control, "report")
         count = await _sum(http, self.metrics["deliver"], "mailsluice_outcomes_total{", 'state="delivered"')
