@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from agents import Out
 from schemas.codec import Headers, header_list
@@ -23,6 +24,20 @@ from schemas.identity import murmur2
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.broker")
+_send = AIOKafkaConnection.send
+
+
+def _send_or_fail(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:
+    """uvloop answers a write to a connection that has just broken with RuntimeError where asyncio says nothing.
+    aiokafka takes that for a bug of its own, and its coordinator ends for good: the process with it."""
+    try:
+        return _send(self, request, expect_response)
+    except RuntimeError as error:
+        self.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"connection to the broker broken: {error}") from error
+
+
+AIOKafkaConnection.send = _send_or_fail  # pinned; tests/streams/test_connection.py
 Acked = Callable[[int], None]
 """Called with the record's offset once the broker has acknowledged it."""
 
