@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from streams.ops.chaos.load import Load
 from streams.ops.chaos.oracle import Books, Judgement, judge
 from streams.ops.chaos.plan import BY_NAME, GROUPS, ROOMY, SHORT, Fault, plan, seconds
 from streams.ops.chaos.records import Flow, behind, probes, read_books, read_flow, spread, stamp
+from streams.ops.recompute import differences
 from streams.ops.scene import Scene, SceneFailed
 
 WORLD = Path(__file__).with_name("world.toml")
@@ -58,11 +59,6 @@ class Options:
     def gap(self) -> float:
         """Mean seconds between two faults."""
         return 2.0 if self.short else 2.6
-
-    @property
-    def lifetime(self) -> float:
-        """Seconds that a mail lives: longer than the longest outage, and the run waits for the last."""
-        return 60.0 if self.short else 150.0
 
 
 @dataclass
@@ -121,6 +117,13 @@ class Report:
         }
 
 
+def lifetime(faults: Sequence[Fault]) -> float:
+    """Seconds that a mail lives: longer than the longest time without a broker, whose start may take a minute
+    where all workers want to start too; the run waits for the last mail that long."""
+    away = [fault.seconds for fault in faults if fault.kind in ("outage", "kill-broker")]
+    return 60.0 + (60.0 + max(away) if away else 0.0)
+
+
 class Chaos:
     """One run. ``say`` tells people what happens."""
 
@@ -130,15 +133,15 @@ class Chaos:
         self._told = say
         self.home = options.home or Path(tempfile.mkdtemp(prefix="mailsluice-chaos-"))
         self._world = load_world(WORLD)
+        faults = plan(options.seed, options.kills, options.gap, options.groups, options.only)
+        self._lifetime = lifetime(faults)
         self._scene = Scene(
             self.home, "apache", PARTITIONS, WORLD, 0,
             on_fault=lambda text: self._say(f"FAULT {text}"), on_restart=lambda name, code: self._fleet.ended(name, code),
-            policy=POLICY, lifetime=options.lifetime, deliver_rate=200.0,
+            policy=POLICY, lifetime=self._lifetime, deliver_rate=200.0,
         )  # fmt: skip
         self._fleet = Fleet(self._scene, options.groups, self._say)
-        self.report = Report(
-            options, plan(options.seed, options.kills, options.gap, options.groups, options.only)
-        )
+        self.report = Report(options, faults)
         self._load: Load | None = None
         self._faults: Faults | None = None
 
@@ -176,7 +179,7 @@ class Chaos:
         rate = most / (lasts + 20)
         self.report.conditions |= {
             "broker": "Apache Kafka, one node", "partitions": PARTITIONS, "workers": dict(self._options.groups), "rate": round(rate, 1),
-            "backlog": BACKLOG, "lifetime": self._options.lifetime, "session": self._scene.settings.session, "disk": disk,
+            "backlog": BACKLOG, "lifetime": self._lifetime, "session": self._scene.settings.session, "disk": disk,
         }  # fmt: skip
         self._load = Load(self._scene.settings, self._world, rate, BACKLOG, most, self._say)
         await self._load.start()
@@ -235,7 +238,7 @@ class Chaos:
     async def _sound(self) -> None:
         """One mail of either kind through every partition: none may be stuck."""
         assert self._load is not None
-        load, bound = self._load, self._options.lifetime
+        load, bound = self._load, self._lifetime
         await load.campaign("probe")
         waiting: dict[str, str] = {}
         for to in probes(PARTITIONS, self._world):
@@ -251,9 +254,9 @@ class Chaos:
 
     async def _settled(self) -> Audit:
         assert self._load is not None
-        load, end = self._load, time.monotonic() + self._options.lifetime + 60
+        load, end = self._load, time.monotonic() + self._lifetime + 60
         with suppress(TimeoutError):
-            await self._until(lambda: load.open == 0, self._options.lifetime, "")
+            await self._until(lambda: load.open == 0, self._lifetime, "")
         while True:
             found = await audit(self._scene.settings)
             theirs = await asyncio.to_thread(self._scene.report)
@@ -276,6 +279,8 @@ class Chaos:
         for check, lines in earlier.failed.items():
             report.judgement.note(check, lines)
         report.judgement.note("every worker could run", self._scene.supervisor.faults)
+        homes = {path.name: path for path in sorted(settings.state.iterdir())}
+        report.judgement.note("every state is what the topics say", await differences(settings, homes))
         report.deaths = [asdict(death) for death in self._fleet.deaths]
 
     async def _end(self) -> None:

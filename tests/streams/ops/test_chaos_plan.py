@@ -6,7 +6,7 @@ import pytest
 
 from streams.lab.providers import load
 from streams.ops.chaos.plan import BY_NAME, GROUPS, KINDS, ROOMY, SHORT, plan, seconds, workers
-from streams.ops.chaos.run import WORLD, Options
+from streams.ops.chaos.run import WORLD, lifetime
 
 SEEDS = range(1, 40)
 
@@ -91,5 +91,5 @@ def test_only_some_kinds():
 
 
 def test_mail_outlives_the_longest_outage():
-    assert Options(kills=100).lifetime > 2 * max(kind.lasts[1] for kind in KINDS)
-    assert Options(kills=6).lifetime > 2 * max(kind.short[1] for kind in KINDS)
+    assert lifetime(plan(1, 100)) > 2 * max(kind.lasts[1] for kind in KINDS)
+    assert lifetime(plan(1, 6)) == 60.0
