@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from streams.ops import bench_intake, bench_peers, bench_priority
+from streams.ops import bench_intake, bench_memory, bench_peers, bench_priority, bench_scale
 from streams.ops.bench_machine import BenchFailed
 from streams.ops.bench_parts import PARTS, measure
 from streams.ops.bench_pipeline import UNLIMITED, Options, run
@@ -21,7 +22,7 @@ from streams.ops.bench_pipeline import UNLIMITED, Options, run
 FILE = "bench.json"
 T = TypeVar("T")
 
-HELP = f"""Measure SECTION: pipeline (default), peers, priority, intake, {", ".join(PARTS)}, or all of these.
+HELP = f"""Measure SECTION: pipeline (default), peers, priority, intake, memory, scale, {", ".join(PARTS)}, or all of these.
 
 \b
 Example: mailsluice bench pipeline --messages 50000
@@ -33,6 +34,8 @@ second all cores make, and gives the ratio: it means the same on a busy machine 
 priority fills every stage with bulk mail (--messages, --lane-rate) and gives the milliseconds from a
 transactional send to its 250.
 intake gives the CPU of enqueue and screen for one recipient, over few and over many suppressions and contacts.
+memory publishes --messages to slow lanes (--lane-rate, 50/s here) and watches the workers for --seconds.
+scale lets one worker of compose and of deliver work off a backlog, then two.
 peers measures the pipeline and then, with as many mails of that size to the same sink, Postfix with
 OpenDKIM, where installed (Debian: apt install postfix opendkim; as root).
 The other sections give the microseconds of one step in one process.
@@ -47,7 +50,7 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 @click.command("bench", help=HELP)
 @click.argument(
     "section",
-    type=click.Choice(["pipeline", "peers", "priority", "intake", *PARTS, "all"]),
+    type=click.Choice(["pipeline", "peers", "priority", "intake", "memory", "scale", *PARTS, "all"]),
     default="pipeline",
 )
 @click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
@@ -59,6 +62,7 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 @click.option("--lane-rate", default=UNLIMITED, show_default=True, help="Mails/s that each lane is given.")
 @click.option("--suppressions", default=100_000, show_default=True, type=click.IntRange(1))
 @click.option("--contacts", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=60.0, show_default=True, help="How long memory is watched.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(FILE), help="Where the JSON goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def bench(
@@ -72,6 +76,7 @@ def bench(
     lane_rate: float,
     suppressions: int,
     contacts: int,
+    seconds: float,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -107,6 +112,12 @@ def bench(
                 suppressions, contacts, messages, broker=broker, partitions=partitions
             )
             found["intake"] = _run(bench_intake.run(asked)).as_dict()
+        if section in ("memory", "all"):
+            rate = bench_memory.RATE if lane_rate == UNLIMITED else lane_rate
+            soaked = _run(bench_memory.run(replace(options, lane_rate=rate), seconds))
+            found["memory"] = soaked.as_dict()
+        if section in ("scale", "all"):
+            found["scale"] = [each.as_dict() for each in _run(bench_scale.run(options))]
         for part in PARTS if section == "all" else [section]:
             if part in PARTS:
                 found[part] = measure(part, size)
@@ -155,6 +166,17 @@ def show(found: dict[str, Any], console: Console) -> None:
                     f"each; ours is {peer['ours_to_theirs']:.2f} times as fast"
                 )
             continue
+        if name == "memory":
+            _show_memory(result, console)
+            continue
+        if name == "scale":
+            for each in result:
+                console.print(
+                    f"{each['group']}: {each['one']:,.0f} mails/s with one worker, {each['two']:,.0f} with two: "
+                    f"{each['ratio']:.2f} times (these cores allow {each['allowed']:.2f}); a core of its own brings "
+                    f"{each['one_more_core']:,.0f}"
+                )
+            continue
         if name == "intake":
             _show_intake(result, console)
             continue
@@ -178,6 +200,22 @@ def _show_intake(result: dict[str, Any], console: Console) -> None:
         f"{result['recipients_per_second_per_core']:,.0f} recipients/s a core; an RSA-2048 signature takes "
         f"{result['rsa_cpu_us']:,.0f} µs here and now"
     )
+
+
+def _show_memory(result: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"memory in MB, {result['backlog']:,} mails waiting", title_justify="left")
+    for column in ("process", "peak", "at the end", "MB an hour"):
+        table.add_column(column, justify="left" if column == "process" else "right")
+    for name, peak in result["peak"].items():
+        table.add_row(
+            name,
+            f"{peak:,.0f}",
+            f"{result['at_end'][name]:,.0f}",
+            f"{result['slope'][name]:+,.0f}" if name in result["slope"] else "-",
+        )
+    console.print(table)
+    if result["fetched_to_used"] is not None:
+        console.print(f"bytes fetched by deliver to bytes used: {result['fetched_to_used']:.2f}")
 
 
 def _show_pipeline(result: dict[str, Any], console: Console) -> None:

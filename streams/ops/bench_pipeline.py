@@ -258,7 +258,7 @@ class Bench:
                 await self.publish(producer, 0, options.warm_up)
                 await self.wait_for(http, options.warm_up, options.warm_up)
                 await self.settled(http)
-                warm = await self._report(http)
+                warm = await self.report(http)
                 around = conditions()
                 limits = [await rsa_limit()]
                 clock = Clock(self._pids(self.broker_pid))
@@ -347,12 +347,12 @@ class Bench:
         ]
         await asyncio.gather(*futures)
 
-    async def _report(self, http: aiohttp.ClientSession) -> dict[str, Any]:
+    async def report(self, http: aiohttp.ClientSession) -> dict[str, Any]:
         """The sink's count, distinct, bytes and time of the last 250. Of another sink than ours we know the 250s
         that deliver saw, to a tenth of a second, and nothing of duplicates."""
         if self.sink.control is not None:
             return await asyncio.to_thread(tell, self.sink.control, "report")
-        count = await _sum(http, self.metrics["deliver"], "mailsluice_outcomes_total{", 'state="delivered"')
+        count = await metric(http, self.metrics["deliver"], "mailsluice_outcomes_total{", 'state="delivered"')
         return {"count": count, "distinct": count, "bytes": 0, "last": time.time()}
 
     async def wait_for(self, http: aiohttp.ClientSession, count: int, new: int) -> dict[str, Any]:
@@ -360,7 +360,7 @@ class Bench:
         last, moved = -1, time.monotonic()
         while True:
             self.check()
-            report = await self._report(http)
+            report = await self.report(http)
             if report["count"] >= count:
                 return report
             if report["count"] != last:
@@ -377,13 +377,13 @@ class Bench:
         end = time.monotonic() + 120
         while quiet < 2:
             self.check()
-            left = 0.0
+            rest = 0.0
             for group, address in self.metrics.items():
                 if group != "control":
-                    left += await _left(http, address)
-            quiet = quiet + 1 if left == 0 else 0
+                    rest += await left(http, address)
+            quiet = quiet + 1 if rest == 0 else 0
             if time.monotonic() > end:
-                raise BenchFailed(f"{left:.0f} records are still waiting; logs are in {self.home / 'logs'}")
+                raise BenchFailed(f"{rest:.0f} records are still waiting; logs are in {self.home / 'logs'}")
             await asyncio.sleep(self.settings.commit)
 
     async def _used(self, http: aiohttp.ClientSession, clock: Clock) -> dict[str, float]:
@@ -392,14 +392,14 @@ class Bench:
         return clock.used()
 
 
-async def _left(http: aiohttp.ClientSession, address: str) -> float:
+async def left(http: aiohttp.ClientSession, address: str) -> float:
     """Records that a worker has in work or has not taken yet."""
     return sum(
-        [await _sum(http, address, f"mailsluice_{name}{{") for name in ("lag_records", "records_in_work")]
+        [await metric(http, address, f"mailsluice_{name}{{") for name in ("lag_records", "records_in_work")]
     )
 
 
-async def _sum(http: aiohttp.ClientSession, address: str, start: str, part: str = "") -> float:
+async def metric(http: aiohttp.ClientSession, address: str, start: str, part: str = "") -> float:
     """The sum of a metric's lines that begin so and have ``part`` in them."""
     async with http.get(f"http://{address}/metrics") as answer:
         text = await answer.text()
