@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from streams.ops.chaos.run import Chaos, Options
 @click.option(
     "--seed", default=0, help="Which faults, when, to whom; 0 takes one of the clock and prints it."
 )
-@click.option("--messages", default=0, help="Sends in all; default 60 a second of the run.")
+@click.option("--messages", default=0, help="Sends in all; default 40 to 60 a second of the run.")
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep logs, topics and ledgers here."
 )
@@ -56,6 +57,7 @@ def command(kills: int, seed: int, messages: int, home: Path | None, only: str, 
     chaos = Chaos(options, (lambda text: None) if as_json else click.echo)
     if not as_json:
         click.echo(f"seed {options.seed}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended and unmounted
     try:
         report = asyncio.run(chaos.run())
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from schemas.codec import parse
+from schemas.codec import Record, parse
 from schemas.identity import partition_of
 from schemas.lanes import lane_names, lane_topic
 from schemas.mail import NOW
@@ -179,20 +179,30 @@ class Flow:
         """``times``: group -> partition -> sorted Unix seconds."""
         self._times = times
 
-    def recovery(self, group: str, start: float, until: float, skip: float = 0.3) -> float | None:
-        """Seconds from ``start`` until all partitions of the group that had flowed shortly before flow again.
+    def recovery(
+        self, group: str, struck: float, until: float, healed: float = 0.0, skip: float = 0.3
+    ) -> float | None:
+        """Seconds from ``healed`` (or ``struck``) until all partitions of the group that had flowed shortly
+        before ``struck`` flow again.
 
         What was written within ``skip`` seconds was on its way already. A partition that stays silent up
         to ``until`` counts until then; None where nothing had flowed.
         """
-        waits = []
+        waits, start = [], healed or struck
         for times in self._times.get(group, {}).values():
-            at = bisect_right(times, start)
-            if not at or times[at - 1] < start - 5.0:
+            at = bisect_right(times, struck)
+            if not at or times[at - 1] < struck - 5.0:
                 continue
             after = bisect_right(times, start + skip)
             waits.append((times[after] if after < len(times) else until) - start)
         return max(waits) if waits else None
+
+
+def _of_group(record: Record, group: str) -> bool:
+    """Screen writes events too, of mails that were never tried; wait writes to the lanes again."""
+    if group == "hygiene":
+        return bool(orjson.loads(record.value or b"{}").get("attempt"))
+    return group != "compose" or record.number("attempt", 1) == 1
 
 
 async def read_flow(settings: Settings) -> Flow:
@@ -201,7 +211,8 @@ async def read_flow(settings: Settings) -> Flow:
     for group, topics in OUTPUT.items():
         times: dict[int, list[float]] = defaultdict(list)
         async for record in read_to_end(settings, _places(settings, *topics)):
-            times[record.partition].append(record.timestamp / 1000)
+            if _of_group(record, group):
+                times[record.partition].append(record.timestamp / 1000)
         found[group] = {partition: sorted(each) for partition, each in times.items()}
     return Flow(found)
 

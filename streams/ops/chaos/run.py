@@ -29,15 +29,13 @@ from streams.ops.scene import Scene, SceneFailed
 WORLD = Path(__file__).with_name("world.toml")
 POLICY = Path(__file__).with_name("policy.toml")
 PARTITIONS = 4
-RATE = 60.0
-"""Sends a second, unless told otherwise."""
 BACKLOG = 800
-"""Sends on their way at most: enough that no stage is idle."""
+"""Sends on their way at most (half of it in a short run): enough that no stage is idle."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. ``messages`` 0: as many as RATE makes of the run's length."""
+    """What was asked for. ``messages`` 0: as many as ``rate`` makes of the run's length."""
 
     kills: int = 20
     seed: int = 1
@@ -54,6 +52,16 @@ class Options:
     def groups(self) -> Mapping[str, int]:
         """Workers of each group."""
         return SHORT if self.short else GROUPS
+
+    @property
+    def rate(self) -> float:
+        """Sends a second, unless ``messages`` says otherwise."""
+        return 40.0 if self.short else 60.0
+
+    @property
+    def backlog(self) -> int:
+        """See BACKLOG."""
+        return BACKLOG // 2 if self.short else BACKLOG
 
     @property
     def gap(self) -> float:
@@ -83,20 +91,25 @@ class Report:
         """Whether the promise was kept."""
         return not self.judgement.failed
 
-    def recovered(self) -> dict[str, float]:
-        """Seconds from each kill until all partitions of its group flowed again: median and worst."""
-        found = []
+    def recovered(self) -> dict[str, list[float]]:
+        """Group (or ``broker``) -> seconds from each fault until all that it stopped flowed again."""
+        found: dict[str, list[float]] = {}
         for fault, at in self.struck:
             kind = BY_NAME[fault.kind]
-            for group in kind.groups if kind.kills else ():
-                waited = self.flow.recovery(group, at, self.until)
-                if waited is not None and at + waited < self.until:
-                    found.append(waited)
-        return spread(found)
+            broker = fault.kind in ("outage", "kill-broker")
+            if not (kind.kills or fault.kind in ("freeze", "term", "disk-full")):
+                continue
+            # Nothing can flow while there is no broker or no room.
+            healed = at + fault.seconds if broker or fault.kind == "disk-full" else at
+            group = "deliver" if broker else fault.target.partition("-")[0]
+            waited = self.flow.recovery(group, at, self.until, healed)
+            if waited is not None and healed + waited < self.until:
+                found.setdefault("broker" if broker else group, []).append(waited)
+        return found
 
     def line(self) -> dict[str, Any]:
         """The one JSON object."""
-        ends, judged = self.books.ends, self.judgement
+        ends, judged, recovered = self.books.ends, self.judgement, self.recovered()
         return {
             "seed": self.options.seed,
             "kills": sum(BY_NAME[fault.kind].kills for fault, _ in self.struck),
@@ -105,11 +118,12 @@ class Report:
             "lost": judged.lost,
             "duplicates": judged.duplicates,
             "in_flight_at_kills": judged.in_flight_at_kills,
-            "recover_seconds": self.recovered(),
+            "recover_seconds": spread(second for each in recovered.values() for second in each),
             "ok": self.ok,
             "failed": {check: lines[:5] for check, lines in judged.failed.items()},
             "duplicates_explained": judged.explained,
             "unreplied": judged.unreplied,
+            "recover_by_group": {group: spread(each) for group, each in sorted(recovered.items())},
             "faults": dict(Counter(fault.kind for fault, _ in self.struck)),
             "ended_by_themselves": Counter(f"{d['name']} {d['code']}" for d in self.deaths),
             "conditions": self.conditions,
@@ -153,14 +167,18 @@ class Chaos:
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "plan.json").write_bytes(orjson.dumps([asdict(f) for f in self.report.faults]))
         try:
-            await self._set()
-            await self._load_and_strike()
-            await self._settle()
+            async with asyncio.timeout(300 + 3 * seconds(self.report.faults) + 2 * self._lifetime):
+                await self._set()
+                await self._load_and_strike()
+                await self._settle()
         except (TimeoutError, SceneFailed) as error:
             self.report.judgement.note("the run itself", [str(error) or "it took too long"])
         finally:
-            with suppress(Exception):
-                await self._end()
+            try:
+                with suppress(Exception):
+                    await self._end()
+            finally:
+                self._fleet.unmount()
             self.report.seconds = time.monotonic() - self._begun
         if self.report.ok and self._options.home is None:
             shutil.rmtree(self.home, ignore_errors=True)
@@ -175,13 +193,13 @@ class Chaos:
         disk = "tmpfs" if self._fleet.mount() else "RLIMIT_FSIZE"
         await self._fleet.start()
         lasts = seconds(self.report.faults)
-        most = self._options.messages or int(RATE * (lasts + 20))
+        most = self._options.messages or int(self._options.rate * (lasts + 20))
         rate = most / (lasts + 20)
         self.report.conditions |= {
             "broker": "Apache Kafka, one node", "partitions": PARTITIONS, "workers": dict(self._options.groups), "rate": round(rate, 1),
-            "backlog": BACKLOG, "lifetime": self._lifetime, "session": self._scene.settings.session, "disk": disk,
+            "backlog": self._options.backlog, "lifetime": self._lifetime, "session": self._scene.settings.session, "disk": disk,
         }  # fmt: skip
-        self._load = Load(self._scene.settings, self._world, rate, BACKLOG, most, self._say)
+        self._load = Load(self._scene.settings, self._world, rate, self._options.backlog, most, self._say)
         await self._load.start()
         self._say(f"all are ready; {most} sends at {rate:.0f} a second")
 
@@ -225,15 +243,16 @@ class Chaos:
         self._fleet.heal()
         if self._faults is not None:
             await self._faults.heal()
+        await self._fleet.ready()
         self.report.until = time.time()
         self._say("the load ends; everything is healed")
         await self._load.finish(120)
-        await self._fleet.ready()
         await self._sound()
         found = await self._settled()
         self._say(f"settled: {dict(found.counts)}; reading the books")
         await self._scene.supervisor.stop()
         await self._judge(found)
+        self._say("judged")
 
     async def _sound(self) -> None:
         """One mail of either kind through every partition: none may be stuck."""
@@ -288,4 +307,3 @@ class Chaos:
         if self._load is not None:
             await self._load.stop()
         await self._scene.stop()
-        self._fleet.unmount()
