@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from agents import Out, Retry, Stage, Steps, Ticket
 from agents.render.attachments import Store, Unwell
 from agents.render.compose import Composer, Facts
+from agents.render.guard import Filled, Guard
 from agents.render.headers import HeaderInjection
 from agents.render.plan import Plans
 from agents.render.policy import Refused, Settings, check_attachments, must_not_go
+from agents.render.template import Heavy, Rendered
 from schemas.campaign import Campaign
 from schemas.codec import Headers, Malformed, Record, parse
 from schemas.mail import is_verdict, twin, verdict
@@ -36,8 +38,9 @@ class Absent(Retry):
 class Render(Steps):
     """``campaigns``: "tenant/id" -> campaign, live. ``clock`` gives Unix seconds.
 
-    A mail whose attachments must be fetched is kept and done later; others do not wait for it. While the
-    store is unwell it is tried again every ``pause`` seconds until the mail expires.
+    A mail whose attachments must be fetched, or whose template must be watched, is kept and done later;
+    others do not wait for it. While the store is unwell it is tried again every ``pause`` seconds until the
+    mail expires.
     """
 
     def __init__(
@@ -57,64 +60,84 @@ class Render(Steps):
         self._store = store or Store(cache=self._settings.attachments)
         self._composer = Composer(tokens, base_url, return_domain, self._settings)
         self._plans = Plans(self._settings)
+        self._guard = Guard(self._settings)
         self._pause = pause
-        self._later: dict[asyncio.Task[None], int] = {}
+        self._waiting: dict[asyncio.Task[None], int] = {}
         self._fetching = asyncio.Semaphore(16)
 
     def step(self, record: Record) -> Iterable[Out]:
-        """One mail rendered, or its verdict. Raises Retry while an attachment is not at hand."""
-        return (self._out(record, None),)
+        """One mail rendered, or its verdict. Raises Retry where it takes more than a moment: see ``batch``."""
+        try:
+            return (self._out(record),)
+        except Heavy as heavy:
+            raise Retry(1.0, str(heavy)) from None
 
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
-        """Every ticket through ``step``; those that wait for an attachment are done by tasks of their own."""
+        """Every ticket through ``step``; those that take more than a moment are done by tasks of their own."""
         for ticket in tickets:
             try:
-                out = self._out(ticket.record, None)
-            except Absent as absent:
+                out = self._out(ticket.record)
+            except (Absent, Heavy) as missing:
                 ticket.keep()
-                task = asyncio.create_task(self._when_fetched(ticket, absent.send))
-                self._later[task] = partition
-                task.add_done_callback(lambda done: self._later.pop(done, None))
+                task = asyncio.create_task(self._later(ticket, missing))
+                self._waiting[task] = partition
+                task.add_done_callback(lambda done: self._waiting.pop(done, None))
                 continue
             ticket.emit(out)
             ticket.done()
 
     async def revoked(self, partition: int) -> None:
         """What still waits here is left undone: the next owner gets it again."""
-        waiting = [task for task, owner in self._later.items() if owner == partition]
+        waiting = [task for task, owner in self._waiting.items() if owner == partition]
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _when_fetched(self, ticket: Ticket, send: Send) -> None:
-        tenant = ticket.record.text("tenant", "default")
+    async def close(self) -> None:
+        """After the last partition: end the process of the guard."""
+        await self._guard.close()
+
+    async def _later(self, ticket: Ticket, missing: Absent | Heavy) -> None:
+        record = ticket.record
+        try:
+            out = await self._in_time(record, missing)
+        except Refused as refused:
+            out = self._end(record, refused)
+        except Exception as error:
+            ticket.reject("bug", f"render: {type(error).__name__}: {error}")
+            return
+        ticket.emit(out)
+        ticket.done()
+
+    async def _in_time(self, record: Record, missing: Absent | Heavy) -> Out:
+        """The output once what is missing is there. Raises Refused."""
+        files: Sequence[bytes] | None = None
+        filled: Rendered | None = None
         while True:
             try:
+                if isinstance(missing, Heavy):
+                    filled = await self._guard.render(missing.source, missing.context)
+                    return self._out(record, files, filled)
                 async with self._fetching:
-                    files = [await self._store.fetch(tenant, part) for part in send.attachments]
-                    out = self._out(ticket.record, files)
-            except Refused as refused:
-                out = self._end(ticket.record, refused)
-            except Unwell:
+                    tenant = record.text("tenant", "default")
+                    files = [await self._store.fetch(tenant, part) for part in missing.send.attachments]
+                    return self._out(record, files, filled)
+            except Heavy as heavy:
+                missing = heavy
+            except Unwell as unwell:
                 await asyncio.sleep(self._pause)
-                if ticket.record.number("expires", self._clock() + 1) > self._clock():
-                    continue
-                out = self._end(
-                    ticket.record, Refused("expired", "expired", "its attachment could not be had")
-                )
-            except Exception as error:
-                ticket.reject("bug", f"render: {type(error).__name__}: {error}")
-                return
-            ticket.emit(out)
-            ticket.done()
-            return
+                if record.number("expires", self._clock() + 1) <= self._clock():
+                    why = "its attachment could not be had" if isinstance(missing, Absent) else str(unwell)
+                    raise Refused("expired", "expired", why) from None
 
-    def _out(self, record: Record, files: Sequence[bytes] | None) -> Out:
-        """The record's output. Raises Absent."""
+    def _out(
+        self, record: Record, files: Sequence[bytes] | None = None, filled: Rendered | None = None
+    ) -> Out:
+        """The record's output. Raises Absent and Heavy."""
         if is_verdict(record):
             return _to(record, None, record.headers)
         try:
-            return self._mail(record, files)
+            return self._mail(record, files, filled)
         except Refused as refused:
             return self._end(record, refused)
         except HeaderInjection as error:
@@ -122,7 +145,7 @@ class Render(Steps):
         except Malformed as error:
             return self._end(record, Refused("rejected", "bad_send", error.detail))
 
-    def _mail(self, record: Record, files: Sequence[bytes] | None) -> Out:
+    def _mail(self, record: Record, files: Sequence[bytes] | None, filled: Rendered | None) -> Out:
         now = self._clock()
         tenant = record.text("tenant", "default")
         key = f"{tenant}/{record.text('campaign')}"
@@ -132,8 +155,11 @@ class Render(Steps):
         assert campaign is not None  # must_not_go refused it
         send = parse(record.value, Send)
         plan, template = self._plans.of(key, campaign, send)
+        template.size = size
         if send.attachments and files is None:
             files = self._at_hand(tenant, send)
+        if filled is not None:
+            template = Filled(template, filled)
         facts = _facts(record, campaign)
         mail = self._composer.compose(facts, plan, template, send, files or (), now)
         headers = {**record.headers, "type": b"mail", "return_path": self._composer.return_path(facts)}

@@ -73,6 +73,10 @@ class Settings:
     """HTML above this gets a note: Gmail clips at about 102,400 bytes."""
     fuel: int = 200_000
     """Instructions of one template rendering."""
+    seconds: float = 1.0
+    """Processor time of one template rendering; what takes longer is cut off for that recipient."""
+    memory: int = 200_000_000
+    """Of the process in which such a template is rendered."""
     templates: int = 64_000_000
     """Compiled templates that are kept."""
     attachments: int = 64_000_000

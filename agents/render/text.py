@@ -97,6 +97,9 @@ class _Writer:
         self._tail = 2  # line breaks at the end of what is written; the start counts as an empty line
         self._space = False
         self._links: list[tuple[str, int]] = []
+        self._endless: set[str] = (
+            set()
+        )  # elements whose end was looked for in vain: each look is a whole scan
 
     def convert(self, source: str) -> str:
         at = 0
@@ -118,7 +121,10 @@ class _Writer:
             if tag[2]:
                 self._forbid_logic(tag[0])
                 name = tag[2].lower()
-                end = _DROPPED[name].search(source, at) if name in _DROPPED and not tag[1] else None
+                dropped = name in _DROPPED and not tag[1] and name not in self._endless
+                end = _DROPPED[name].search(source, at) if dropped else None
+                if dropped and end is None:
+                    self._endless.add(name)
                 if end is not None:
                     at = self._skip(source, at, end.start(), end.end() - end.start())
                 elif name in ("style", "script") and not tag[1]:
