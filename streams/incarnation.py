@@ -103,8 +103,8 @@ async def strangers(
     if not marks:
         return []
     reader = make(settings)
-    await started(reader, seconds)
     try:
+        await started(reader, seconds)
         starts = await reader.beginning_offsets(list(marks))
         end = time.monotonic() + seconds
         told: list[str] = []

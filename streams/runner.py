@@ -38,6 +38,7 @@ from schemas.codec import Malformed, Record, headers_from
 from schemas.mail import NOW
 from streams import metrics
 from streams.broker import (
+    EXIT_SEND_FAILED,
     Outbox,
     fetch_wait_ms,
     make_group_consumer,
@@ -273,6 +274,8 @@ class Runner(ConsumerRebalanceListener):
             return
         error = task.exception()
         code = EXIT_LOG_GONE if isinstance(error, LogGone | Unreadable) else EXIT_BUGS
+        if isinstance(error, KafkaError):  # the broker has been away for too long: no bug of ours
+            code = EXIT_SEND_FAILED
         if code == EXIT_BUGS:
             log.error("stage %s: %s", self.stage.name, task.get_name(), exc_info=error)
         self._fatal(code, f"stage {self.stage.name}: {task.get_name()} ended: {error!r}")
