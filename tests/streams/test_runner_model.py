@@ -30,7 +30,7 @@ class Pending:
     def __init__(self):
         self.queue = []
 
-    def put(self, out, acked=None):
+    def put(self, out, acked=None, urgent=True):
         self.queue.append((out, acked))
 
     def end(self, code, why, error):
