@@ -24,7 +24,7 @@ LARGE = ("gmail", "outlook", "many")
 class Kind:
     """A kind of fault. It befalls a worker of ``groups`` or one of ``providers``, or all. ``kills``: SIGKILLs
     of workers or broker that it takes. ``lasts``: seconds, from and to; ``short`` the same where the whole
-    run is short. ``alone``: nothing else begins before it is over."""
+    run is short. ``alone``: nothing else begins before it is over, and ``rest`` seconds later."""
 
     name: str
     weight: float
@@ -33,6 +33,7 @@ class Kind:
     lasts: tuple[float, float] = (0.0, 0.0)
     short: tuple[float, float] = (0.0, 0.0)
     alone: bool = False
+    rest: float = 0.0
     providers: tuple[str, ...] = ()
 
 
@@ -44,8 +45,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("kill-edge", 3, ("edge",), 1),
     Kind("kill-control", 2, ("control",), 1),
     Kind("wipe", 2, ("intake", "deliver", "hygiene"), 1),
-    Kind("kill-broker", 1, (), 1, (0.5, 2.0), (0.5, 1.0), alone=True),
-    Kind("outage", 0, (), 1, (60.0, 60.0), (10.0, 10.0), alone=True),
+    Kind("kill-broker", 1, (), 1, (0.5, 2.0), (0.5, 1.0), alone=True, rest=8.0),
+    Kind("outage", 0, (), 1, (60.0, 60.0), (10.0, 10.0), alone=True, rest=8.0),
     Kind("freeze", 4, OWNERS, 0, (6.0, 10.0), (5.5, 6.0)),
     Kind("term", 3, tuple(GROUPS)),
     Kind("rolling", 0.5, alone=True),
@@ -162,4 +163,4 @@ def _timed(
         yield replace(fault, at=round(fault.at, 3), seconds=round(fault.seconds, 3))
         if target:
             busy[target] = at + lasts + gap
-        at += random.uniform(0.4, 1.6) * gap + (lasts if kind.alone else 0.0)
+        at += random.uniform(0.4, 1.6) * gap + (lasts + kind.rest if kind.alone else 0.0)

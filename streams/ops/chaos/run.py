@@ -66,7 +66,7 @@ class Options:
     @property
     def gap(self) -> float:
         """Mean seconds between two faults."""
-        return 2.0 if self.short else 2.6
+        return 2.0 if self.short else 3.5
 
 
 @dataclass
@@ -103,7 +103,11 @@ class Report:
             healed = at + fault.seconds if broker or fault.kind == "disk-full" else at
             group = "deliver" if broker else fault.target.partition("-")[0]
             waited = self.flow.recovery(group, at, self.until, healed)
-            if waited is not None and healed + waited < self.until:
+            if waited is None or healed + waited >= self.until:
+                continue  # nothing was to be done, or the load ended
+            if broker or not any(
+                m.start < at + waited and m.end > at for m in self.books.moments if not m.source
+            ):
                 found.setdefault("broker" if broker else group, []).append(waited)
         return found
 
