@@ -27,7 +27,9 @@ from agents.deliver.row import newer, reduce_outcome
 from agents.enqueue import policy as enqueue_policy
 from agents.enqueue.agent import Enqueue
 from agents.enqueue.campaigns import CheckCampaigns
+from agents.render import policy as render_policy
 from agents.render.agent import Render
+from agents.render.attachments import Store, http_opener
 from agents.score import policy as score_policy
 from agents.score.agent import Score
 from agents.screen import policy as screen_policy
@@ -67,6 +69,8 @@ from streams.topics import RUNGS
 from streams.work import Turns
 
 log = logging.getLogger("mailsluice.app")
+ENVELOPE = 65_536
+"""Bytes of a record that signatures and headers may take."""
 Fatal = Callable[[int, str], Any]
 
 
@@ -255,13 +259,25 @@ class App:
         self._every(10.0, sweep)
 
     async def _render(self, stage: Stage, ownership: Ownership) -> Agent:
-        return Render(
+        settings = self.settings
+        opener = None
+        if settings.render_hosts:
+            import aiohttp  # 100 ms of every worker's start
+
+            session = aiohttp.ClientSession()
+            opener = http_opener(session)
+            self._last.append(session.close)
+        agent = Render(
             await self._table_of_campaigns(),
             self._tokens(),
-            self.settings.base_url,
-            self.settings.return_domain,
+            settings.base_url,
+            settings.return_domain,
             self.clock,
+            render_settings(settings),
+            Store(settings.render_files, settings.render_hosts, opener),
         )
+        self._last.append(agent.close)
+        return agent
 
     async def _sign(self, stage: Stage, ownership: Ownership) -> Agent:
         return Sign(load_keys(self.settings.keys), self.clock)
@@ -397,6 +413,16 @@ class App:
             rewrite=self.publish,
         )
         return Score(states, score_policy.Settings(), self.clock)
+
+
+def render_settings(settings: Settings) -> render_policy.Settings:
+    """Render's limits. A mail that fits into no record must be refused there: it would be dead-lettered."""
+    most = settings.largest - ENVELOPE
+    return render_policy.Settings(
+        rendered=min(render_policy.Settings().rendered, most),
+        rendered_with_attachments=most,
+        limits=render_policy.Limits(size=settings.render_attached),
+    )
 
 
 def worker_name() -> str:

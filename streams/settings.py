@@ -73,6 +73,12 @@ class Settings:
     """Seconds for which the sends of an unknown campaign wait for it, once per campaign."""
     screen_horizon: float = 14 * 86400.0
     """Seconds for which gate one remembers a send."""
+    render_files: tuple[Path, ...] = ()
+    """Directories that attachments' file:/// urls may point into; empty = none."""
+    render_hosts: tuple[str, ...] = ()
+    """Object stores (HOST or HOST:PORT) that attachments' https:// urls may point to; empty = none."""
+    render_attached: int = 8_000_000
+    """Bytes that one mail may attach; they are a third more in the mail, which MAILSLUICE_LARGEST bounds."""
     keys: Path = Path("keys")
     """Directory of the DKIM keys (see ``mailsluice dkim``)."""
     secret: str = ""
@@ -165,6 +171,12 @@ def _check(settings: Settings) -> list[str]:
     for name in ("largest", "window_bytes", "replication", "deliver_unacked", "deliver_port"):
         if getattr(settings, name) < 1:
             faults.append(f"{variable(name)} must be 1 or more")
+    grown = int(settings.render_attached * 1.37) + 262_144
+    if settings.render_attached != Settings().render_attached and grown > settings.largest:
+        faults.append(
+            f"MAILSLUICE_RENDER_ATTACHED={settings.render_attached} needs a MAILSLUICE_LARGEST of at least "
+            f"{grown}: base64 makes a third more of attachments"
+        )
     if settings.deliver_port > 65_535:
         faults.append("MAILSLUICE_DELIVER_PORT must be at most 65535")
     if settings.log not in logging.getLevelNamesMapping():
