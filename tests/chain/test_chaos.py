@@ -23,7 +23,7 @@ def test_a_short_run_keeps_the_promise_and_says_so_in_its_last_line(tmp_path):
     assert found["seed"] == 3
     assert found["kills"] == 2
     assert found["faults"] == dict.fromkeys(KINDS.split(","), 1)
-    assert found["received"] >= 1000
+    assert found["received"] > 300
     assert found["lost"] == 0
     assert found["received"] == sum(found["outcomes"].values())
     assert found["duplicates"] <= found["in_flight_at_kills"] + found["unreplied"]
