@@ -43,7 +43,7 @@ from agents.wait.agent import Wait
 from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
-from schemas.gate import GateRow
+from schemas.gate import until_of
 from schemas.ladder import Rung
 from schemas.mail import NOW
 from schemas.outcome import Outcome
@@ -63,6 +63,7 @@ from streams.resolver import Resolver
 from streams.runner import Runner
 from streams.settings import Settings
 from streams.state import StateFiles
+from streams.store import first_word
 from streams.tables import Campaigns, WithViews
 from streams.topics import BY_NAME as KNOWN
 from streams.topics import RUNGS
@@ -236,9 +237,11 @@ class App:
             "mail-screen-log",
             follower,
             headers={"type": b"gate", "version": b"1"},
-            reduce=lambda value: (value, parse(value, GateRow).until),
+            until=until_of,
         )
-        suppressions = self._states(stage, "mail-suppressions", follower, newer=_newer_suppression)
+        suppressions = self._states(
+            stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
+        )
         contacts = self._states(stage, "mail-contacts", follower)
         agent = Screen(
             screen_policy.Settings(horizon=self.settings.screen_horizon),
@@ -293,7 +296,9 @@ class App:
             reduce=reduce_outcome,
             newer=newer,
         )
-        suppressions = self._states(stage, "mail-suppressions", follower, newer=_newer_suppression)
+        suppressions = self._states(
+            stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
+        )
         worker = f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
         allowance = Allowance(
             worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
@@ -398,6 +403,7 @@ class App:
             follower,
             headers={"type": b"suppression", "version": b"1"},
             newer=_newer_suppression,
+            head=first_word,
             rewrite=self.publish,
         )
         return Suppress(states, suppress_policy.Settings(), self.clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -13,13 +14,18 @@ from schemas.codec import Headers
 from streams.broker import die
 from streams.follow import Follower, OutsideLog
 from streams.incarnation import Mark, mark_of, read_marks, write_marks
-from streams.store import Store, Taken
+from streams.store import Store, Taken, whole
 
 log = logging.getLogger("mailsluice.state")
 Newer = Callable[[bytes, bytes], bool]
 """(value in the store, value from the log) -> whether the one from the log takes its place."""
 Reduce = Callable[[bytes], tuple[bytes, float]]
 """Value of the log -> (what the file keeps of it, Unix time at which the row may go; 0 = never)."""
+HOLD = 16_000
+"""Rows of all partitions of a topic that may wait in memory to be written together: some 10 MB, and less than
+a second of reading for a new owner."""
+CACHE = 32_000
+"""KB of SQLite's cache for all partitions of a topic: index pages that new rows fall into."""
 
 
 def always(_old: bytes, _new: bytes) -> bool:
@@ -40,21 +46,25 @@ class PartitionState:
         headers: Headers | None = None,
         newer: Newer | None = None,
         reduce: Reduce | None = None,
+        until: Callable[[bytes], float] | None = None,
         rewrite: Callable[[Out], None] | None = None,
     ) -> None:
+        """``until``: instead of ``reduce`` where the file keeps values as they are."""
         self.topic = topic
         self.partition = partition
         self._store = store
         self._follower = follower
         self._headers = headers or {}
         self._newer = newer
-        self._reduce = reduce or (lambda value: (value, 0.0))
+        self._reduce = reduce
+        self._until = until
         self._rewrite = rewrite
         self._own: dict[bytes, bytes | None] = {}
         """Own writes that the tail has not brought back yet: they win over the file."""
         self._expected: Mark | None = None
         """The record that the file was filled up to: the log must show it first, if it still has it."""
         self._strange = False
+        self._sifting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Read the log from the stored position to its end. A position outside the log, or below a record
@@ -73,6 +83,7 @@ class PartitionState:
         else:
             if self._strange or self._expected is not None:
                 await self._again(first, f"{self.topic}/{self.partition} was made anew")
+        self._sift()
 
     async def _again(self, first: int, why: str) -> None:
         log.error("%s; %s is filled again from the log's start", why, self._store.path.name)
@@ -90,6 +101,8 @@ class PartitionState:
 
     async def close(self) -> None:
         """Stop following and close the file."""
+        if self._sifting is not None:
+            self._sifting.cancel()
         self._follower.forget(self.topic, self.partition)
         self._store.close()
 
@@ -110,7 +123,7 @@ class PartitionState:
         """All (key, value) with the prefix; own writes are seen at once."""
         try:
             found = self._store.scan(prefix)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, Taken) as error:
             self._broken(error)
             raise
         own = self._own
@@ -130,7 +143,7 @@ class PartitionState:
         self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None
     ) -> None:
         """Write to the changelog as an output of ``ticket``."""
-        self._own[key] = None if value is None else self._reduce(value)[0]
+        self._own[key] = value if value is None or self._reduce is None else self._reduce(value)[0]
         ticket.emit(Out(self.topic, value, self._headers, key, self.partition), acked)
 
     def _apply(self, messages: Sequence[Any]) -> None:
@@ -143,7 +156,7 @@ class PartitionState:
                 return
         puts: dict[bytes, tuple[bytes, bytes, float]] = {}
         deletes: set[bytes] = set()
-        own, newer = self._own, self._newer
+        own, newer, reduce, ends = self._own, self._newer, self._reduce, self._until
         for message in messages:
             key, raw = message.key, message.value
             if key is None:
@@ -154,7 +167,7 @@ class PartitionState:
                 puts.pop(key, None)
                 deletes.add(key)
                 continue
-            value, until = self._reduce(raw)
+            value, until = reduce(raw) if reduce else (raw, ends(raw) if ends else 0.0)
             if key in own and own[key] == value:
                 del own[key]
             if newer is not None:
@@ -170,14 +183,29 @@ class PartitionState:
         try:
             mark = write_marks([mark_of(messages[-1])])
             self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes, mark)
-        except Taken as error:
-            die(75, f"another process writes this worker's state: {error}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, Taken) as error:
             self._broken(error)
+        if not self._store.sifted:
+            self._sift()
 
-    def _broken(self, error: sqlite3.Error) -> None:
+    def _sift(self) -> None:
+        if self._store.sifted or (self._sifting is not None and not self._sifting.done()):
+            return
+
+        async def sift() -> None:
+            try:
+                while not self._store.sift():
+                    await asyncio.sleep(0.005)  # others take their turns between
+            except sqlite3.Error as error:
+                self._broken(error)
+
+        self._sifting = asyncio.get_running_loop().create_task(sift(), name="sieve")
+
+    def _broken(self, error: Exception) -> None:
         """The process ends: no record is to blame, and none may be judged without the state."""
         name = self._store.path.name
+        if isinstance(error, Taken):
+            die(75, f"another process writes this worker's state: {error}")
         if isinstance(error, sqlite3.OperationalError):
             die(74, f"could not use the state file {name}: {error}; is the disk full?")
         self._store.remove()
@@ -187,7 +215,7 @@ class PartitionState:
         """Delete rows whose time has passed."""
         try:
             return self._store.expire(now)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, Taken) as error:
             self._broken(error)
             raise
 
@@ -209,9 +237,13 @@ class StateFiles:
         headers: Headers | None = None,
         newer: Newer | None = None,
         reduce: Reduce | None = None,
+        until: Callable[[bytes], float] | None = None,
         rewrite: Callable[[Out], None] | None = None,
+        head: Callable[[bytes], bytes] = whole,
     ) -> None:
+        """``head``: the part of a key that rows are found by (see ``Store``); ``until`` as for a partition."""
         self._topic = topic
+        self._head = head
         self._directory = directory
         self._follower = follower
         self._partitions = partitions
@@ -219,6 +251,7 @@ class StateFiles:
             "headers": headers,
             "newer": newer,
             "reduce": reduce,
+            "until": until,
             "rewrite": rewrite,
         }
         self._open: dict[int, PartitionState] = {}
@@ -228,7 +261,13 @@ class StateFiles:
         await self.close(partition)  # a revoke that ran out of time may have left it open
         await self.close(partition)
         identity = f"{self._topic}/{partition} of {self._partitions}"
-        store = Store(self._directory / f"{self._topic}-{partition}.sqlite", identity)
+        store = Store(
+            self._directory / f"{self._topic}-{partition}.sqlite",
+            identity,
+            head=self._head,
+            hold=max(100, HOLD // self._partitions),
+            cache=max(500, CACHE // self._partitions),
+        )
         state = PartitionState(self._topic, partition, store, self._follower, **self._options)
         try:
             await state.open()

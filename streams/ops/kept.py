@@ -73,23 +73,25 @@ class File:
     def compare(self, now: float, whole: bool) -> int:
         """Fill ``wrong``; returns how many rows were compared. ``whole``: retention took nothing of the log."""
         self.done = True
-        expected, seen, count = self.merged.rows, 0, 0
+        expected, seen, found = self.merged.rows, 0, set[bytes]()
         for key, value, until in self.db.execute("SELECT k, v, until FROM rows"):
             row = expected.get(key)
-            count += 1
             seen += row is not None
-            if row is None and whole:
+            if key in found:
+                self.wrong[key] = f"expected one row, found another {said(value)}"
+            elif row is None and whole:
                 self.wrong[key] = f"expected no row, found {said(value)}"
             elif row is not None and (row[0] != value or abs(row[1] - until) > 0.001):
                 self.wrong[key] = (
                     f"expected {said(row[0])} until {row[1]:.0f}, found {said(value)} until {until:.0f}"
                 )
+            found.add(key)
         if seen < len(expected):
             for key, (value, until) in expected.items():
                 gone = 0 < until < now + SLACK
-                if not gone and not self.db.execute("SELECT 1 FROM rows WHERE k = ?", (key,)).fetchone():
+                if not gone and key not in found:
                     self.wrong[key] = f"expected {said(value)}, found no row"
-        return count
+        return len(found)
 
 
 def homes_in(directory: Path) -> dict[str, Path]:

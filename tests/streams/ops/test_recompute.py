@@ -106,7 +106,7 @@ async def test_states_equal_their_recomputation_and_what_was_made_wrong_is_told(
         gone = tamper(
             story, "mail-outcomes-*.sqlite", "DELETE FROM rows WHERE k IN (SELECT k FROM rows LIMIT 1)"
         )
-        other = tamper(story, "mail-screen-log-*.sqlite", "INSERT INTO rows VALUES (x'41', x'42', 0)")
+        other = tamper(story, "mail-screen-log-*.sqlite", "INSERT INTO rows VALUES (x'41', x'42', 0, 7)")
         ahead = tamper(
             story, "mail-contacts-*.sqlite", "UPDATE about SET v = '999999' WHERE k = 'at mail-contacts'"
         )
