@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINNED := $(PIP) --require-hashes --no-build-isolation
 CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3
 ARGS ?=
+# A process for each core, with brokers of its own: most tests wait for something.
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -19,7 +21,7 @@ demo: .venv/.runtime  ## run the whole pipeline here; ARGS="--messages 500 --bro
 	$(BIN)/mailsluice demo $(ARGS)
 
 test: lint  ## lint, then every test; ARGS="-k runner -m 'not apache'"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SPREAD) $(ARGS)
 
 lint: .venv/.dev  ## style, types and the direction of imports
 	$(BIN)/ruff check

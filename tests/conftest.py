@@ -14,11 +14,24 @@ import ipaddress
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.support.brokers import Broker, BrokerUnavailable, SessionBrokers
+
+# --- reports
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test wrote may hold lone surrogates (hostile input): a worker of xdist could not send it on."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
 
 # --- brokers
 
