@@ -32,7 +32,7 @@ from agents.shape.rules import Settings as Policy
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
-from streams import probes
+from streams import probes, seldom
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.clock import SteadyClock
 from streams.counting import forget_limits, limit_gauges
@@ -281,6 +281,7 @@ def run_control(settings: Settings) -> None:
     """Run the control plane until SIGTERM, then exit; the process is its own. Raises BadPolicy and OSError."""
     policy = policy_of(settings)
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    seldom.install()
     for noisy in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     loop = asyncio.new_event_loop()

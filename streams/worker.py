@@ -16,7 +16,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from agents.sign.keys import BadKey
-from streams import probes
+from streams import probes, seldom
 from streams.admin import WrongTopology, check, watch
 from streams.app import App
 from streams.broker import die
@@ -34,6 +34,7 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("aiokafka").setLevel("ERROR")
     logging.getLogger("aiokafka.consumer.group_coordinator").setLevel("CRITICAL")
     logging.getLogger("aiohttp.access").setLevel("WARNING")
+    seldom.install()
 
 
 async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
