@@ -26,14 +26,20 @@ class Story:
     """``async with Story(broker, prefix, tmp_path) as story``. Everything ends with it."""
 
     def __init__(
-        self, broker: Broker, prefix: str, home: Path, groups: dict[str, int] | None = None, **settings: Any
+        self,
+        broker: Broker,
+        prefix: str,
+        home: Path,
+        groups: dict[str, int] | None = None,
+        providers: Path = FAST,
+        **settings: Any,
     ) -> None:
         self.groups = groups
         self.broker = broker
         self.restarts: list[tuple[str, int]] = []
         values = {"policy": POLICY, "lifetime": 600.0, **settings}
         self.scene = Scene(
-            home, broker.bootstrap, providers=FAST, port=0, prefix=prefix,
+            home, broker.bootstrap, providers=providers, port=0, prefix=prefix,
             idempotent=broker.name == "apache", on_fault=self._fault, on_restart=lambda name, code: self.restarts.append((name, code)), **values,
         )  # fmt: skip
         self.faults: list[str] = []
