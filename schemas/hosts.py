@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 HostStatus = Literal["ok", "implicit", "null_mx", "no_domain", "unknown"]
@@ -25,11 +25,11 @@ class MailHosts:
 
     hosts: tuple[MxHost, ...]
     status: HostStatus
+    names: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    """The host names, in the same order; made once, asked for by every mail."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The host names, in the same order."""
-        return tuple(host.name for host in self.hosts)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(host.name for host in self.hosts))
 
     @property
     def refused(self) -> str:

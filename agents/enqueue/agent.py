@@ -71,46 +71,52 @@ class Enqueue:
 
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
         """Every send becomes a mail, a verdict or a dead letter; or waits as a kept ticket."""
+        now = self._clock()  # once: asking for each costs 2 µs a send
         for ticket in tickets:
             try:
-                self._take(ticket)
+                self._take(ticket, now)
             except Reject as error:
                 ticket.reject(error.reason, error.detail)
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
 
-    def _take(self, ticket: Ticket) -> None:
-        request = gather(ticket.record, self._settings, self._clock())
+    def _take(self, ticket: Ticket, now: float) -> None:
+        request = gather(ticket.record, self._settings, now)
         key = f"{request.send.tenant}/{request.send.campaign}"
         campaign = self._campaigns.get(key)
         refusal = refuse_alone(request, self._settings)
         if refusal:
             self._end(ticket, request, campaign, refusal)
         elif campaign:
-            self._find_hosts(ticket, request, campaign)
+            self._find_hosts(ticket, request, campaign, now)
         else:
             ticket.keep()
             self._hold.add(key, ticket, lambda known: self._held(ticket, request, key, known))
 
     def _held(self, ticket: Ticket, request: Request, key: str, known: bool) -> None:
         if known:
-            self._find_hosts(ticket, request, self._campaigns[key])
+            self._find_hosts(ticket, request, self._campaigns[key], self._clock())
         else:
             self._end(ticket, request, None, UNKNOWN_CAMPAIGN)
 
-    def _find_hosts(self, ticket: Ticket, request: Request, campaign: Campaign) -> None:
-        refusal = refuse(request, campaign, self._settings, self._clock())
+    def _find_hosts(self, ticket: Ticket, request: Request, campaign: Campaign, now: float) -> None:
+        refusal = refuse(request, campaign, self._settings, now)
         domain = domain_of(request.address.key)
         if refusal:
             self._end(ticket, request, campaign, refusal)
         elif hosts := self._hosts.cached(domain):
-            self._accept(ticket, request, campaign, hosts)
+            self._accept(ticket, request, campaign, hosts, now)
         else:
             ticket.keep()
-            self._lookups.add(domain, ticket, lambda found: self._accept(ticket, request, campaign, found))
+            self._lookups.add(
+                domain,
+                ticket,
+                lambda found: self._accept(ticket, request, campaign, found, self._clock()),
+            )
 
-    def _accept(self, ticket: Ticket, request: Request, campaign: Campaign, hosts: MailHosts) -> None:
-        now = self._clock()
+    def _accept(
+        self, ticket: Ticket, request: Request, campaign: Campaign, hosts: MailHosts, now: float
+    ) -> None:
         headers = accepted(request, campaign, hosts, self._settings, now)
         partition = partition_of(recipient_of(request), self._partitions)
         topic = twin("mail-enqueued", campaign.stream)
@@ -132,7 +138,8 @@ def gather(record: Record, settings: Settings, now: float) -> Request:
     Of the outsider's headers only ``type``, ``version``, the CloudEvents ones and ``traceparent`` are
     looked at, none is passed on: an envelope is ours alone.
     """
-    size = len(record.value or b"")
+    raw = record.value or b""
+    size = len(raw)
     if size > settings.largest_parsed:
         raise Reject("too_large", f"{size} bytes are not parsed; a send has at most {settings.largest}")
     send = decode(record, "send")
@@ -154,6 +161,7 @@ def gather(record: Record, settings: Settings, now: float) -> Request:
         received=stamp if 0 < stamp < now else now,
         size=size,
         urgent=record.topic.endswith(NOW),
+        nested=raw.count(b"{") + raw.count(b"["),
         traceparent=record.headers.get("traceparent") or record.headers.get("ce_traceparent", b""),
     )
 

@@ -41,7 +41,8 @@ class Settings:
 class Request(NamedTuple):
     """One send as received. ``fault`` is (code, detail) where its address cannot be normalised.
 
-    ``received`` Unix seconds; ``size`` bytes of its JSON; ``urgent`` it came by the transactional twin.
+    ``received`` Unix seconds; ``size`` bytes of its JSON; ``urgent`` it came by the transactional twin;
+    ``nested`` opening brackets in its JSON: not less than its levels.
     """
 
     send: Send
@@ -51,6 +52,7 @@ class Request(NamedTuple):
     received: float
     size: int
     urgent: bool
+    nested: int
     traceparent: bytes = b""
 
 
@@ -71,11 +73,12 @@ def refuse_alone(request: Request, settings: Settings) -> Refusal | None:
     if request.fault:
         code, detail = request.fault
         return Refusal("rejected", "bad_address", f"{code}: {detail}")
-    if _deeper(request.send.variables, settings.deepest):
+    if request.nested > settings.deepest and _deeper(request.send.variables, settings.deepest):
         return Refusal(
             "rejected", "too_deep", f"variables are nested more than {settings.deepest} levels deep"
         )
-    inline = sum(len(part.data or b"") for part in request.send.attachments)
+    attached = request.send.attachments
+    inline = sum(len(part.data or b"") for part in attached) if attached else 0
     if inline > settings.inline_attachments:
         detail = f"{inline} bytes inline, at most {settings.inline_attachments}: attach by reference (url)"
         return Refusal("rejected", "attachments_too_large", detail)
