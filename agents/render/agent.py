@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from agents import Out, Retry, Stage, Steps, Ticket
 from agents.render.attachments import Store, Unwell
@@ -12,6 +13,7 @@ from agents.render.guard import Filled, Guard
 from agents.render.headers import HeaderInjection
 from agents.render.plan import Plans
 from agents.render.policy import Refused, Settings, check_attachments, must_not_go
+from agents.render.room import Room
 from agents.render.template import Heavy, Rendered
 from schemas.campaign import Campaign
 from schemas.codec import Headers, Malformed, Record, parse
@@ -27,8 +29,12 @@ STAGE = Stage(
 )
 
 
+LARGE = 1_000_000
+"""Bytes of attachments above which a mail waits until there is room for it."""
+
+
 class Absent(Retry):
-    """An attachment has to be fetched before the mail can be made."""
+    """An attachment has to be fetched before the mail can be made, or the mail is large."""
 
     def __init__(self, send: Send) -> None:
         super().__init__(1.0, "an attachment is not fetched yet")
@@ -64,6 +70,7 @@ class Render(Steps):
         self._pause = pause
         self._waiting: dict[asyncio.Task[None], int] = {}
         self._fetching = asyncio.Semaphore(16)
+        self._room = Room(self._settings.on_the_way)
 
     def step(self, record: Record) -> Iterable[Out]:
         """One mail rendered, or its verdict. Raises Retry where it takes more than a moment: see ``batch``."""
@@ -99,14 +106,19 @@ class Render(Steps):
 
     async def _later(self, ticket: Ticket, missing: Absent | Heavy) -> None:
         record = ticket.record
+        size = _attached(missing.send) * 4 // 3 if isinstance(missing, Absent) else 0
+        await self._room.take(size)
         try:
             out = await self._in_time(record, missing)
         except Refused as refused:
             out = self._end(record, refused)
-        except Exception as error:
+        except BaseException as error:
+            self._room.give(size)
+            if not isinstance(error, Exception):
+                raise
             ticket.reject("bug", f"render: {type(error).__name__}: {error}")
             return
-        ticket.emit(out)
+        ticket.emit(out, partial(self._room.give, size))
         ticket.done()
 
     async def _in_time(self, record: Record, missing: Absent | Heavy) -> Out:
@@ -171,6 +183,8 @@ class Render(Steps):
 
     def _at_hand(self, tenant: str, send: Send) -> list[bytes]:
         check_attachments(send.attachments, tenant, self._settings)
+        if _attached(send) > LARGE:
+            raise Absent(send)
         found = [self._store.kept(tenant, part) for part in send.attachments]
         files = [lines for lines in found if lines is not None]
         if len(files) < len(found):
@@ -179,6 +193,10 @@ class Render(Steps):
 
     def _end(self, record: Record, refused: Refused) -> Out:
         return _to(record, None, verdict(record.headers, refused.outcome, refused.reason, refused.detail))
+
+
+def _attached(send: Send) -> int:
+    return sum(len(part.data) if part.data is not None else part.size for part in send.attachments)
 
 
 def _facts(record: Record, campaign: Campaign) -> Facts:

@@ -81,6 +81,8 @@ class Settings:
     """Compiled templates that are kept."""
     attachments: int = 64_000_000
     """Fetched attachments that are kept."""
+    on_the_way: int = 40_000_000
+    """Of mail with large attachments that is not acknowledged yet; each byte is held some five times."""
     limits: Limits = Limits()
     """For tenants that are not named in ``tenants``."""
     tenants: Mapping[str, Limits] = field(default_factory=dict)

@@ -4,17 +4,21 @@ import asyncio
 import os
 import signal
 import time
+from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.render.attachments import Store
 from agents.render.growth import LIMIT, growth_of
 from agents.render.guard import STRIKES, Guard
 from agents.render.policy import Refused, Settings
+from agents.render.room import Room
 from agents.render.template import Heavy, Source, Template
 from agents.render.text import from_html
 from tests.agents.render.conftest import watched
+from tests.support.agents import FakeTicket
 
 FUEL = Settings().fuel
 ORDINARY = [
@@ -220,3 +224,55 @@ async def test_a_wild_template_becomes_the_same_mail(record, campaign, agent):
     bodies = [(await watched(agent(campaign(html=part, subject="s")), send)).value for part in (html, tame)]
     assert bodies[0] == bodies[1]
     assert b"A &lt;B&gt; 6" in bodies[0]
+
+
+# -- large mail
+
+
+async def test_large_mail_waits_until_there_is_room_for_it(record, campaign, agent, tmp_path):
+    data = os.urandom(1_500_000)
+    (tmp_path / "a.pdf").write_bytes(data)
+    named = {"filename": "a.pdf", "content_type": "application/pdf", "url": (tmp_path / "a.pdf").as_uri()}
+    named |= {"size": len(data), "sha256": sha256(data).hexdigest()}
+    stage = agent(campaign(), settings=Settings(on_the_way=5_000_000), store=Store([tmp_path]))
+    tickets = [FakeTicket(record({"attachments": [named]}), hold=True) for _ in range(6)]
+    small = FakeTicket(record(), hold=True)
+    await stage.batch([*tickets, small], 3)
+    assert small.said_done
+
+    async def done(count):
+        for _ in range(500):
+            if sum(ticket.said_done for ticket in tickets) == count:
+                await asyncio.sleep(0.02)
+                break
+            await asyncio.sleep(0.01)
+        assert sum(ticket.said_done for ticket in tickets) == count
+
+    await done(2)
+    tickets[0].ack()
+    await done(3)
+    # Whoever goes away leaves the room to others.
+    await stage.revoked(3)
+    assert stage._room.taken == 4_000_000
+    for ticket in tickets[1:3]:
+        ticket.ack()
+    assert stage._room.taken == 0
+    await stage.batch([FakeTicket(record({"attachments": [named]}), hold=True)], 3)
+    await asyncio.gather(*stage._waiting)
+    assert stage._room.taken == 2_000_000
+
+
+async def test_what_is_larger_than_the_room_goes_alone_and_in_order():
+    room = Room(10)
+    await room.take(50)
+    waiting = [asyncio.create_task(room.take(size)) for size in (50, 4, 4, 4)]
+    await asyncio.sleep(0)
+    room.give(50)
+    await asyncio.sleep(0)
+    assert [task.done() for task in waiting] == [True, False, False, False]
+    waiting[1].cancel()
+    await asyncio.gather(waiting[1], return_exceptions=True)
+    room.give(50)
+    await asyncio.sleep(0)
+    assert [task.done() for task in waiting] == [True] * 4
+    assert room.taken == 8
