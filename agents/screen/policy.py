@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from schemas.gate import GateRow
 from schemas.identity import mail_id
 from schemas.mail import twin
@@ -19,8 +21,7 @@ class Settings:
     """Seconds for which a send is remembered: a duplicate that comes later passes again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """What the headers of an enqueued record say. Times are Unix seconds."""
 
     id: str

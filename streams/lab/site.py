@@ -82,9 +82,7 @@ class Site:
 
     def clear(self, phase: str = "", rcpt: str = "") -> None:
         """No more faults, or none of this phase and of these recipients (the fault's own ``rcpt``)."""
-        self._faults = [
-            f for f in self._faults if (phase and f.phase != phase) or (rcpt and f.rcpt != rcpt)
-        ]
+        self._faults = [f for f in self._faults if (phase and f.phase != phase) or (rcpt and f.rcpt != rcpt)]
 
     def fault(self, session: Session, phase: str, rcpt: str = "") -> Fault | None:
         """The fault that strikes this session now, used up by one."""
