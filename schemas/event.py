@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.codec import event
+from schemas.codec import Record, event
 
 Kind = Literal[
     "queued",
@@ -60,3 +60,12 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     machine: bool = False
     terminal: bool = False
+
+
+def written(record: Record, fact: MailEvent) -> float:
+    """When an event was written to its topic, Unix seconds: no event is of later, whatever its ``time`` says.
+
+    Of the record, not of whoever reads it, so that the same events make the same rows on every reading.
+    A record without a timestamp (-1 or 0) says what its event says.
+    """
+    return record.timestamp / 1000 if record.timestamp > 0 else fact.time

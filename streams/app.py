@@ -406,7 +406,7 @@ class App:
             head=first_word,
             rewrite=self.publish,
         )
-        return Suppress(states, suppress_policy.Settings(), self.clock)
+        return Suppress(states, suppress_policy.Settings())
 
     async def _score(self, stage: Stage, ownership: Ownership) -> Agent:
         follower = await self._follower()
@@ -418,7 +418,7 @@ class App:
             newer=_newer_contact,
             rewrite=self.publish,
         )
-        return Score(states, score_policy.Settings(), self.clock)
+        return Score(states, score_policy.Settings())
 
 
 def render_settings(settings: Settings) -> render_policy.Settings:

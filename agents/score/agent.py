@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agents import Stage, State, States, Ticket
 from agents.score.policy import Settings, decide, matters
 from schemas.codec import Malformed, decode, encode, parse
 from schemas.contact import Contact
-from schemas.event import MailEvent
+from schemas.event import MailEvent, written
 
 STAGE = Stage(
     name="score",
@@ -22,12 +22,12 @@ STAGE = Stage(
 
 
 class Score:
-    """Follows the public events. ``states`` opens a partition of the contacts; ``clock`` gives Unix seconds."""
+    """Follows the public events. ``states`` opens a partition of the contacts; Has no clock: the same events make the same
+    rows whenever, and wherever, they are worked on."""
 
-    def __init__(self, states: States, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, states: States, settings: Settings) -> None:
         self._states = states
         self._settings = settings
-        self._clock = clock
         self._open: dict[int, State] = {}
 
     async def assigned(self, partition: int) -> None:
@@ -41,7 +41,7 @@ class Score:
 
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
         """One event after the other: each sees what the ones before it wrote."""
-        state, now = self._open[partition], self._clock()
+        state = self._open[partition]
         for ticket in tickets:
             try:
                 event: MailEvent = decode(ticket.record, "event")
@@ -49,10 +49,11 @@ class Score:
                 ticket.reject(error.code, error.detail)
                 continue
             if matters(event):
-                self._count(ticket, event, state, now)
+                self._count(ticket, event, state)
             ticket.done()
 
-    def _count(self, ticket: Ticket, event: MailEvent, state: State, now: float) -> None:
+    def _count(self, ticket: Ticket, event: MailEvent, state: State) -> None:
+        now = written(ticket.record, event)
         raw = state.get(Contact(tenant=event.tenant, to=event.to).key)
         contact = decide(event, parse(raw, Contact) if raw else None, self._settings, now)
         if contact is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agents import Stage, State, States, Ticket
 from agents.suppress.policy import Settings, decide, matters
 from schemas.codec import Malformed, decode, encode, parse
-from schemas.event import MailEvent
+from schemas.event import MailEvent, written
 from schemas.suppression import Suppression
 
 STAGE = Stage(
@@ -22,12 +22,12 @@ STAGE = Stage(
 
 
 class Suppress:
-    """Follows the public events. ``states`` opens a partition of the suppressions; ``clock`` is Unix seconds."""
+    """Follows the public events. ``states`` opens a partition of the suppressions; Has no clock: the same events make the
+    same rows whenever, and wherever, they are worked on."""
 
-    def __init__(self, states: States, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, states: States, settings: Settings) -> None:
         self._states = states
         self._settings = settings
-        self._clock = clock
         self._open: dict[int, State] = {}
 
     async def assigned(self, partition: int) -> None:
@@ -41,7 +41,7 @@ class Suppress:
 
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
         """One event after the other: each sees what the ones before it wrote."""
-        state, now = self._open[partition], self._clock()
+        state = self._open[partition]
         for ticket in tickets:
             try:
                 event: MailEvent = decode(ticket.record, "event")
@@ -50,6 +50,6 @@ class Suppress:
                 continue
             if matters(event):
                 rows = [parse(raw, Suppression) for _, raw in state.scan(f"{event.to}|".encode())]
-                for row in decide(event, rows, self._settings, now):
+                for row in decide(event, rows, self._settings, written(ticket.record, event)):
                     state.put(ticket, row.key, encode(row))
             ticket.done()

@@ -14,7 +14,7 @@ from agents.screen.policy import Candidate, keys_of, looked_up, missing
 from agents.suppress import policy as suppress
 from schemas.codec import Malformed, Record, decode, encode, parse
 from schemas.contact import Contact
-from schemas.event import MailEvent
+from schemas.event import MailEvent, written
 from schemas.gate import GateRow
 from schemas.suppression import Suppression
 
@@ -85,9 +85,7 @@ class Suppressions(Told):
         if event is None or not suppress.matters(event):
             return
         rows = self._rows.setdefault(event.to, {})
-        # Whoever worked on it did so later: its clock never cut the event's time.
-        now = max(event.time, record.timestamp / 1000)
-        for row in suppress.decide(event, list(rows.values()), self._settings, now):
+        for row in suppress.decide(event, list(rows.values()), self._settings, written(record, event)):
             rows[row.key] = row
             self.put(row.key, encode(row), sure)
 
@@ -106,8 +104,7 @@ class Contacts(Told):
         if event is None or not score.matters(event):
             return
         key = Contact(tenant=event.tenant, to=event.to).key
-        now = max(event.time, record.timestamp / 1000)
-        contact = score.decide(event, self._rows.get(key), self._settings, now)
+        contact = score.decide(event, self._rows.get(key), self._settings, written(record, event))
         if contact is not None:
             self._rows[key] = contact
             self.put(key, encode(contact), sure)

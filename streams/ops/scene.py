@@ -59,10 +59,11 @@ class Scene:
         on_fault: Callable[[str], None] = lambda text: None,
         on_restart: Callable[[str, int], None] = lambda name, code: None,
         idempotent: bool = True,
+        module: str = "streams.worker",
         **more: Any,
     ) -> None:
         """``broker``: embedded, apache, or HOST:PORT of one that runs already (``idempotent``: whether that
-        one knows idempotent producers). ``more``: settings."""
+        one knows idempotent producers). ``module``: what is run as a worker of stages. ``more``: settings."""
         self._idempotent = idempotent
         self.home = home
         self._wanted = broker
@@ -73,6 +74,7 @@ class Scene:
         self.world: dict[str, Any] = {}
         self.keys: tuple[SigningKey, ...] = ()
         self._on = (on_fault, on_restart)
+        self._module = module
         self.supervisor: Supervisor
         values: dict[str, Any] = {
             **DEMO,
@@ -103,7 +105,7 @@ class Scene:
             await admin.apply(self.settings)
         except admin.WrongTopology as error:
             raise SceneFailed(f"the topics could not be made: {error}") from None
-        self.supervisor = Supervisor(self.settings.environment(), self.home / "logs", *self._on)
+        self.supervisor = Supervisor(self.settings.environment(), self.home / "logs", *self._on, self._module)
         wanted = {"control": 1, "edge": 1, "intake": 1, "compose": 1, "deliver": 1, "hygiene": 1}
         for group, count in (groups if groups is not None else wanted).items():
             for number in range(count):

@@ -56,12 +56,15 @@ class Supervisor:
         logs: Path,
         on_fault: Callable[[str], None] = lambda text: None,
         on_restart: Callable[[str, int], None] = lambda name, code: None,
+        module: str = "streams.worker",
     ) -> None:
-        """``environment``: MAILSLUICE_* of every worker. ``on_fault``: a worker cannot run (settings)."""
+        """``environment``: MAILSLUICE_* of every worker. ``on_fault``: a worker cannot run (settings).
+        ``module``: what is run as a worker of stages."""
         self._environment = dict(environment)
         self._logs = logs
         self._on_fault = on_fault
         self._on_restart = on_restart
+        self._module = module
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.workers: dict[str, Worker] = {}
         self.faults: list[str] = []
@@ -86,7 +89,7 @@ class Supervisor:
         if group == "edge":
             return self.add(name, ["-m", "streams.edge.process", "--die-with-parent"], **extra)
         stages = ",".join(GROUPS.get(group, (group,)))
-        return self.add(name, ["-m", "streams.worker", "--stages", stages, "--die-with-parent"], **extra)
+        return self.add(name, ["-m", self._module, "--stages", stages, "--die-with-parent"], **extra)
 
     async def remove(self, name: str, number: int = signal.SIGTERM, seconds: float = 20.0) -> int:
         """End a worker and start it no more; its exit status. SIGKILL after ``seconds``. ``add`` brings it back."""

@@ -195,7 +195,7 @@ async def deliver_reads_suppressions(_: Path) -> None:
 
 async def suppress_reads_events(_: Path) -> None:
     states = MemoryStates("mail-suppressions")
-    agent = Suppress(states, suppress.Settings(), lambda: NOW + 1e6)
+    agent = Suppress(states, suppress.Settings())
     await through(agent, STAGE["suppress"], examples("event", "mail-events"))
     rows = [parse(raw, Suppression) for raw in states.all[0].rows.values()]
     assert {row.reason for row in rows} == {"hard_bounce", "soft_bounces", "complaint", "unsubscribe"}
@@ -203,7 +203,7 @@ async def suppress_reads_events(_: Path) -> None:
 
 async def score_reads_events(_: Path) -> None:
     states = MemoryStates("mail-contacts")
-    agent = Score(states, score.Settings(), lambda: NOW + 1e6)
+    agent = Score(states, score.Settings())
     await through(agent, STAGE["score"], examples("event", "mail-events"))
     (contact,) = [parse(raw, Contact) for raw in states.all[0].rows.values()]
     assert (contact.delivered, contact.opens, contact.clicks, contact.machine_opens) == (1, 1, 1, 1)

@@ -76,8 +76,10 @@ async def test_a_mail_of_30_megabytes_arrives_byte_for_byte(apache_broker, prefi
         assert (theirs["distinct"], theirs["duplicates"]) == (5, 0)
         # The signature covers every byte of the body: render's, sign's, Kafka's, SMTP's.
         assert theirs["providers"]["gmail"]["dkim"] == {"rsa=pass": 5, "ed25519=pass": 5}
-        sizes = [len(m.value) for m in await story.records("mail-lane-google") if m.value]
-        assert sorted(size > 30_000_000 for size in sizes) == [False, True, True, True, True]
+        # By id: on a busy machine a worker may have done a record again, which gate two drops.
+        lane = await story.records("mail-lane-google")
+        sizes = {dict(m.headers)["id"]: len(m.value) for m in lane if m.value}
+        assert sorted(size > 30_000_000 for size in sizes.values()) == [False, True, True, True, True]
         held = {name: peak(story, name) for name in ("intake", "compose", "deliver", "hygiene")}
         print("MB at most:", held)
         assert held["intake"] < 200

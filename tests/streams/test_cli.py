@@ -143,7 +143,7 @@ def test_settings_shows_what_is_set_and_hides_secrets() -> None:
 
 
 def test_settings_helps_whoever_has_set_something_wrong() -> None:
-    found = call("settings", MAILSLUICE_RUNGS="1,2")
+    found = call("settings", MAILSLUICE_RUNGS="1,2", COLUMNS="200")
     assert found.exit_code == 2
     assert "Seconds of the wait ladder's rungs" in found.output
     assert "MAILSLUICE_RUNGS must be 4 growing lengths" in found.output

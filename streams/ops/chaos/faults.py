@@ -13,12 +13,16 @@ from streams.ops.chaos.oracle import Moment
 from streams.ops.chaos.plan import LARGE, Fault
 from streams.ops.scene import Scene
 
+GMAIL = "mx1.gmail.test-lab.google.com"
+"""As in world.toml."""
 BURST = 24
 """Requests that are under way at the edge when it is killed."""
 RESETS = 10
 """Connections that one fault breaks."""
 VICTIMS = 8
 """Mails in a lane, and as many on the ladder, when somebody leaves or a campaign is cancelled."""
+AHEAD = 20.0
+"""Seconds by which a clock goes ahead: mail on its way is old for who looks at it, and some has expired."""
 PROMPT = 20.0
 """Seconds that the tarpit takes for a reply."""
 
@@ -30,6 +34,8 @@ class Faults:
         self._scene, self._fleet, self._load = scene, fleet, load
         self.cancelled: dict[str, float] = {}
         """Campaign -> when its cancellation was acknowledged."""
+        self.broken: set[str] = set()
+        """Campaigns whose template was broken for a while."""
         self._kinds: dict[str, Callable[[Fault], Awaitable[None]]] = {
             **{f"kill-{group}": lambda f: fleet.kill(f.target) for group in fleet.groups.values()},
             "kill-edge": self._kill_edge,
@@ -37,6 +43,8 @@ class Faults:
             "kill-broker": self._outage,
             "outage": self._outage,
             "freeze": lambda f: fleet.freeze(f.target, f.seconds),
+            "point-kill": self._point,
+            "point-stop": self._point,
             "term": lambda f: fleet.terminate(f.target),
             "rolling": lambda f: fleet.roll(),
             "grow": lambda f: fleet.grow(f.target, f.seconds),
@@ -82,6 +90,43 @@ class Faults:
         await broker.start()
         self._fleet.moments.append(Moment(start, time.time() + SETTLE, "the broker was away"))
 
+    # -- fault points
+
+    async def _point(self, fault: Fault) -> None:
+        """A worker falls just there, with mail in the lanes and on the ladder, and what it decided by is
+        another thing when the work is done again."""
+        campaign = f"point-{fault.number}"
+        mails = await self._victims(campaign, fault.number)
+
+        async def flip() -> float:
+            await self._flip(fault, campaign, mails)
+            return AHEAD if fault.flip == "clock" else 0.0
+
+        if fault.kind == "point-stop":
+            fell = await self._fleet.stop_at(fault.target, fault.point, fault.after, fault.seconds, flip)
+        else:
+            fell = await self._fleet.stumble(fault.target, fault.point, fault.after, flip)
+        if fell:
+            await asyncio.sleep(1.0)  # for the work to be done again by what is now the case
+        await self._free(fault.number)
+        if fault.flip == "dns":
+            await self._tell("records", records={"gmail.test": {"MX": f"10 {GMAIL}."}})
+        elif fault.flip == "template":
+            await self._load.campaign(campaign)
+
+    async def _flip(self, fault: Fault, campaign: str, mails: list[tuple[str, str, str]]) -> None:
+        if fault.flip == "dns":  # the same host under a name that is nobody's: another lane
+            records = {"mx.moved.test": {"A": "127.0.0.11"}, "gmail.test": {"MX": "10 mx.moved.test."}}
+            await self._tell("records", records=records)
+        elif fault.flip == "template":
+            self.broken.add(campaign)
+            await self._load.campaign(campaign, html="<p>{{ what.nobody.gave }}</p>")
+        elif fault.flip == "suppress":
+            await asyncio.gather(*(self._load.leave(*mail, 5.0) for mail in mails))
+        elif fault.flip == "cancel":
+            await self._load.campaign(campaign, state="cancelled")
+            self.cancelled[campaign] = time.time()
+
     # -- the SMTP side
 
     async def _script(self, fault: Fault, phase: str, act: str, **more: Any) -> None:
@@ -100,6 +145,11 @@ class Faults:
 
     async def _reset(self, fault: Fault, phase: str) -> None:
         await self._script(fault, phase, "reset", count=RESETS)
+        domain = {"many": "d0.test"}.get(fault.target, f"{fault.target}.test")
+        for n in range(2 * RESETS):  # so that they are met, also where the load has ended
+            self._load.send(
+                f"reset-{fault.number}-{n}@{domain}", "receipts", f"reset-{fault.number}-{n}", "transactional"
+            )
 
     async def _tarpit(self, fault: Fault) -> None:
         """One of the 100 domains answers RCPT and the dot late."""

@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import orjson
 
 from streams.ops.chaos.oracle import SETTLE, Moment
 from streams.ops.chaos.plan import workers
@@ -26,6 +28,8 @@ READY = 120.0
 STATEFUL = ("intake", "deliver", "hygiene")
 DISK = 64 << 20
 """Bytes of a worker's small disk."""
+PASSED = 10.0
+"""Seconds within which an armed worker should pass its fault point."""
 NOTICED = 0.25
 """Seconds within which the supervisor notices an end."""
 
@@ -53,6 +57,8 @@ class Fleet:
         self._counts = dict(groups)
         self.moments: list[Moment] = []
         self.deaths: list[Death] = []
+        self.fallen: Counter[str] = Counter()
+        """Fault point -> how often a worker fell there."""
         self._frozen: set[int] = set()
         self._mounted: list[str] = []
 
@@ -62,10 +68,12 @@ class Fleet:
             self.add(name)
         await self.ready(*self.groups, seconds=seconds)
 
-    def add(self, name: str) -> None:
-        """Start a worker of that name."""
+    def add(self, name: str, ahead: float = 0.0) -> None:
+        """Start a worker of that name, whose time of day goes ``ahead`` by so many seconds."""
         group, _, number = name.partition("-")
-        extra = {"MAILSLUICE_DELIVER_SOURCES": source(name)} if group == "deliver" else {}
+        extra = {"CHAOS_POINT": str(self._trap(name)), "CHAOS_CLOCK": f"{ahead:g}"}
+        if group == "deliver":
+            extra["MAILSLUICE_DELIVER_SOURCES"] = source(name)
         self.scene.add(group, int(number or 0), **extra)
 
     def ended(self, name: str, code: int) -> None:
@@ -158,6 +166,66 @@ class Fleet:
             await asyncio.sleep(seconds)
         finally:
             self._thaw(pid)
+
+    def _trap(self, name: str) -> Path:
+        return self.scene.home / "points" / name
+
+    async def stumble(self, name: str, point: str, after: int, flip: Callable[[], Awaitable[float]]) -> bool:
+        """SIGKILL at a fault point (``points.py``). ``flip`` is called while the worker is down and returns
+        the seconds by which its clock goes ahead afterwards. False: the point was not passed in time."""
+        pid = await self.up(name)
+        worker = self.scene.supervisor.workers[name]
+        worker.wanted = False  # the flip comes before its next start
+        self._arm(name, point, after, "kill")
+        fell = await self._falls(name, pid, point)
+        start = time.time() - 0.05
+        while fell and self.pid(name) == pid:
+            await asyncio.sleep(0.005)
+        if self.pid(name) == pid:
+            worker.wanted = True
+            return False
+        self._crash(name, start, time.time(), f"SIGKILL at {point}")
+        self.add(name, await flip())
+        return fell
+
+    async def stop_at(
+        self, name: str, point: str, after: int, seconds: float, flip: Callable[[], Awaitable[float]]
+    ) -> bool:
+        """SIGSTOP at a fault point, ``flip`` meanwhile, and SIGCONT after ``seconds``. False as in ``stumble``."""
+        pid = await self.up(name)
+        self._arm(name, point, after, "stop")
+        fell = await self._falls(name, pid, point)
+        start = time.time()
+        if not fell or self.pid(name) != pid:
+            return False
+        self._frozen.add(pid)
+        self._crash(name, start - 0.05, start, f"SIGSTOP at {point}")
+        try:
+            await flip()
+            await asyncio.sleep(max(0.0, start + seconds - time.time()))
+        finally:
+            self._thaw(pid)
+        return True
+
+    def _arm(self, name: str, point: str, after: int, act: str) -> None:
+        self._trap(name).parent.mkdir(exist_ok=True)
+        fresh = self._trap(name).with_suffix(".new")
+        fresh.write_bytes(orjson.dumps({"point": point, "after": after, "act": act}))
+        fresh.rename(self._trap(name))
+
+    async def _falls(self, name: str, pid: int, point: str) -> bool:
+        """Whether the worker takes the trap away, as it does just before it falls, within PASSED seconds."""
+        end = time.monotonic() + PASSED
+        while self.pid(name) == pid and self._trap(name).exists() and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        try:
+            self._trap(name).unlink()
+        except FileNotFoundError:
+            self.fallen[point] += 1
+            return True
+        self.fallen[point] += 0
+        self._say(f"  {name} did not pass {point!r} within {PASSED:.0f} s")
+        return False
 
     def _thaw(self, pid: int) -> None:
         self._frozen.discard(pid)

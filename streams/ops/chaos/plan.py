@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from random import Random
+
+from streams.ops.chaos.points import FLIPS, POINTS, STOPS, Point
 
 GROUPS: Mapping[str, int] = {"intake": 2, "compose": 2, "deliver": 2, "hygiene": 2, "edge": 1, "control": 1}
 """Stage group -> workers. One edge a machine: its ports are settings."""
@@ -35,6 +38,8 @@ class Kind:
     alone: bool = False
     rest: float = 0.0
     providers: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()
+    """Where a worker may be made to fall: the next of them each time, in an order of the seed's."""
 
 
 KINDS: tuple[Kind, ...] = (
@@ -47,7 +52,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("wipe", 2, ("intake", "deliver", "hygiene"), 1),
     Kind("kill-broker", 1, (), 1, (0.5, 2.0), (0.5, 1.0), alone=True, rest=8.0),
     Kind("outage", 0, (), 1, (60.0, 60.0), (10.0, 10.0), alone=True, rest=8.0),
+    Kind("point-kill", 14, OWNERS, 1, (9.0, 9.0), (9.0, 9.0), points=POINTS),
     Kind("freeze", 4, OWNERS, 0, (6.0, 10.0), (5.5, 6.0)),
+    Kind("point-stop", 4, ("deliver",), 0, (6.0, 8.0), (5.5, 6.0), points=STOPS),
     Kind("term", 3, tuple(GROUPS)),
     Kind("rolling", 0.5, alone=True),
     Kind("grow", 2, OWNERS, 0, (8.0, 14.0), (5.0, 6.0)),
@@ -76,10 +83,17 @@ class Fault:
     kind: str
     target: str = ""
     seconds: float = 0.0
+    point: str = ""
+    """Where it falls (``points.py``), at the time that it passes there for the ``after``th time."""
+    after: int = 0
+    flip: str = ""
+    """What is different at the second try."""
 
     def __str__(self) -> str:
         lasts = f" for {self.seconds:.0f} s" if self.seconds else ""
-        return f"{self.kind}{' ' + self.target if self.target else ''}{lasts}"
+        where = f" at {self.point!r} ({self.after})" if self.point else ""
+        flip = f", then another {self.flip}" if self.flip else ""
+        return f"{self.kind}{' ' + self.target if self.target else ''}{where}{flip}{lasts}"
 
 
 def workers(groups: Mapping[str, int] = GROUPS) -> dict[str, str]:
@@ -147,10 +161,13 @@ def _timed(
 ) -> Iterator[Fault]:
     """In time; a worker that is down or frozen is left alone until it is back."""
     at, names = 0.0, workers(groups)
+    points = {kind.name: cycle(random.sample(kind.points, len(kind.points))) for kind in KINDS if kind.points}
+    flips = cycle(random.sample(FLIPS, len(FLIPS)))
     busy: dict[str, float] = {}
     for number, kind in enumerate(kinds, 1):
         lasts = random.uniform(*(kind.short if short else kind.lasts))
-        candidates = [name for name, group in names.items() if group in kind.groups]
+        point = next(points[kind.name]) if kind.points else None
+        candidates = [n for n, group in names.items() if group in ((point.group,) if point else kind.groups)]
         if kind.name == "grow":
             candidates = [f"{group}-{groups[group]}" for group in kind.groups]
         candidates += kind.providers
@@ -160,6 +177,9 @@ def _timed(
             target = min(candidates, key=lambda name: max(at, busy.get(name, 0.0)))
             at = max(at, busy.get(target, 0.0))
         fault = Fault(number, at, kind.name, target, lasts)
+        if point:
+            after = 1 if point.rare else random.randint(1, 30)
+            fault = replace(fault, point=point.name, after=after, flip=next(flips))
         yield replace(fault, at=round(fault.at, 3), seconds=round(fault.seconds, 3))
         if target:
             busy[target] = at + lasts + gap

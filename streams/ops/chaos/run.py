@@ -83,6 +83,8 @@ class Report:
     until: float = 0.0
     """When the load ended."""
     deaths: list[dict[str, Any]] = field(default_factory=list)
+    points: dict[str, int] = field(default_factory=dict)
+    """Fault point -> how often a worker fell there; 0: it was not passed in time."""
     conditions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -97,7 +99,7 @@ class Report:
         for fault, at in self.struck:
             kind = BY_NAME[fault.kind]
             broker = fault.kind in ("outage", "kill-broker")
-            if not (kind.kills or fault.kind in ("freeze", "term", "disk-full")):
+            if not (kind.kills or fault.kind in ("freeze", "term", "disk-full")) or kind.points:
                 continue
             # Nothing can flow while there is no broker or no room.
             healed = at + fault.seconds if broker or fault.kind == "disk-full" else at
@@ -129,6 +131,7 @@ class Report:
             "unreplied": judged.unreplied,
             "recover_by_group": {group: spread(each) for group, each in sorted(recovered.items())},
             "faults": dict(Counter(fault.kind for fault, _ in self.struck)),
+            "points": self.points,
             "ended_by_themselves": Counter(f"{d['name']} {d['code']}" for d in self.deaths),
             "conditions": self.conditions,
             "seconds": round(self.seconds, 1),
@@ -156,7 +159,7 @@ class Chaos:
         self._scene = Scene(
             self.home, "apache", PARTITIONS, WORLD, 0,
             on_fault=lambda text: self._say(f"FAULT {text}"), on_restart=lambda name, code: self._fleet.ended(name, code),
-            policy=POLICY, lifetime=self._lifetime, deliver_rate=200.0,
+            policy=POLICY, lifetime=self._lifetime, deliver_rate=200.0, module="streams.ops.chaos.stumble",
         )  # fmt: skip
         self._fleet = Fleet(self._scene, options.groups, self._say)
         self.report = Report(options, faults)
@@ -296,7 +299,8 @@ class Chaos:
         report, settings = self.report, self._scene.settings
         books = await read_books(settings, self._world, self.home / "ledger", self._load, found)
         books.moments, books.rolling = self._fleet.moments, report.books.rolling
-        books.cancelled = self._faults.cancelled if self._faults else {}
+        if self._faults is not None:
+            books.cancelled, books.broken = self._faults.cancelled, frozenset(self._faults.broken)
         report.books, report.flow = books, await read_flow(settings)
         earlier, report.judgement = report.judgement, judge(books)
         for check, lines in earlier.failed.items():
@@ -304,6 +308,7 @@ class Chaos:
         report.judgement.note("every worker could run", self._scene.supervisor.faults)
         homes = {path.name: path for path in sorted(settings.state.iterdir())}
         report.judgement.note("every state is what the topics say", await differences(settings, homes))
+        report.points = dict(sorted(self._fleet.fallen.items()))
         report.deaths = [asdict(death) for death in self._fleet.deaths]
 
     async def _end(self) -> None:

@@ -22,7 +22,7 @@ def event(n: int, kind: Kind, tenant: str = "acme") -> MailEvent:
 
 @pytest.fixture
 async def agent() -> Score:
-    made = Score(MemoryStates("mail-contacts"), Settings(), lambda: NOW)
+    made = Score(MemoryStates("mail-contacts"), Settings())
     await made.assigned(0)
     return made
 
@@ -61,3 +61,10 @@ async def test_a_partition_comes_back_as_it_went(agent: Score) -> None:
     await agent.batch([again, new], 0)
     assert not again.outs
     assert parse(new.outs[0].value, Contact).opens == 2
+
+
+async def test_an_event_is_never_of_later_than_its_record_says(agent: Score) -> None:
+    ahead = record(event(1, "opened"), timestamp=int((NOW - 20) * 1000))
+    ticket = FakeTicket(ahead)
+    await agent.batch([ticket], 0)
+    assert parse(ticket.outs[0].value, Contact).last_open == NOW - 20

@@ -20,7 +20,7 @@ def event(kind: Kind, action: str = "", to: str = "ada@example.org", time: float
 
 @pytest.fixture
 async def agent() -> Suppress:
-    made = Suppress(MemoryStates("mail-suppressions"), Settings(), lambda: NOW)
+    made = Suppress(MemoryStates("mail-suppressions"), Settings())
     await made.assigned(0)
     return made
 
