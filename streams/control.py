@@ -49,11 +49,32 @@ EXIT_CONFIG = 78
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The shaping policy: the operator's file, or the shipped one of the profile. Raises BadPolicy, OSError."""
+    """The shaping policy: the operator's file, or the shipped one of the profile, under the override.
+
+    Raises BadPolicy with every fault of both, OSError, UnicodeDecodeError.
+    """
     if settings.policy is not None:
-        return parse_policy(settings.policy.read_text("utf-8"), str(settings.policy))
-    name = "demo.toml" if settings.profile == "demo" else "policy.toml"
-    return parse_policy(resources.files("agents.shape").joinpath(name).read_text("utf-8"), name)
+        text, where = settings.policy.read_text("utf-8"), str(settings.policy)
+    else:
+        where = "demo.toml" if settings.profile == "demo" else "policy.toml"
+        text = resources.files("agents.shape").joinpath(where).read_text("utf-8")
+    if settings.policy_override is None:
+        return parse_policy(text, where)
+    return parse_policy(
+        text, where, settings.policy_override.read_text("utf-8"), str(settings.policy_override)
+    )
+
+
+def stamps_of(settings: Settings) -> tuple[tuple[int, int, int], ...]:
+    """What changes when a policy file does: its node, size and time of change (0 where there is none)."""
+    found = []
+    for path in (settings.policy, settings.policy_override):
+        try:
+            about = path.stat() if path is not None else None
+        except OSError:
+            about = None
+        found.append((about.st_ino, about.st_size, about.st_mtime_ns) if about else (0, 0, 0))
+    return tuple(found)
 
 
 class _Thread(aiokafka_driver.AIOKafkaConsumerThread):
@@ -112,6 +133,7 @@ class Control:
     def __init__(self, settings: Settings, policy: Policy, app: faust.App) -> None:
         self.settings = settings
         self.shaper = Shaper(policy)
+        self._stamps = stamps_of(settings)
         self._clock = SteadyClock()
         self.app = app
         self.reports = app.topic(settings.topic(REPORTS), key_type=bytes, value_type=bytes)
@@ -225,10 +247,12 @@ class Control:
         await self.publish(self.shaper.on_report(report, self._clock(), time.monotonic()))
 
     async def tick(self) -> None:
-        """Every second: caps that run out, keys to delete, gauges."""
-        if not self.leading.is_set():
-            return
+        """Every second: a policy file that changed, caps that run out, keys to delete, gauges."""
         try:
+            changed = self.reload()
+            if not self.leading.is_set():
+                return
+            await self.publish(changed)
             facts, drops = self.shaper.tick(self._clock(), time.monotonic())
             await self.publish(facts)
             for key in drops:
@@ -237,6 +261,20 @@ class Control:
         except Exception as error:
             log.exception("tick failed")
             die(EXIT_BUG, f"the timer of shape failed: {error!r}")
+
+    def reload(self) -> list[Fact]:
+        """Read the policy files again where they changed; a faulty one is told, and the old one stays."""
+        stamps = stamps_of(self.settings)
+        if stamps == self._stamps:
+            return []
+        self._stamps = stamps
+        try:
+            policy = policy_of(self.settings)
+        except (BadPolicy, OSError, UnicodeDecodeError) as error:
+            log.error("the changed shaping policy is not taken, the old one stays: %s", error)
+            return []
+        log.warning("the shaping policy has changed and is in force")
+        return self.shaper.adopt(policy, self._clock())
 
     async def publish(self, facts: Sequence[Fact]) -> None:
         """Write records in order; returns when all are acknowledged."""
@@ -303,7 +341,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     try:
         run_control(load(os.environ))
-    except (BadSettings, BadPolicy, OSError) as error:
+    except (BadSettings, BadPolicy, OSError, UnicodeDecodeError) as error:
         print(f"mailsluice control: {error}", file=sys.stderr)
         raise SystemExit(EXIT_CONFIG) from None
 

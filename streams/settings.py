@@ -94,7 +94,9 @@ class Settings:
     metrics: str = ""
     """HOST:PORT for /metrics, /healthz and /readyz; empty = off."""
     policy: Path | None = None
-    """Shaping policy that overrides the shipped one."""
+    """Shaping policy in the place of the shipped one; looked at again when the file changes."""
+    policy_override: Path | None = None
+    """Shaping policy laid over the other one: only what differs; looked at again when the file changes."""
     profile: str = "production"
     """production or demo: intervals of the control law."""
     log: str = "INFO"

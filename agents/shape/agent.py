@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from agents import Stage
 from agents.shape.check import refused
+from agents.shape.figures import Limits, Settings
 from agents.shape.leases import Book
 from agents.shape.limit import Key, Limit, restored
 from agents.shape.policy import State, decide
-from agents.shape.rules import Settings
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 
@@ -66,7 +66,10 @@ class Shaper:
             self._note(key, fact.key)
             return True
         self.published[key] = fact
-        self.state = {**self.state, key: restored(fact, self.settings.limits(fact.provider, fact.kind))}
+        self.state = {
+            **self.state,
+            key: restored(fact, self.settings.limits(fact.provider, fact.kind, fact.name)),
+        }
         return True
 
     def lead(self, epoch: int, mono: float) -> None:
@@ -79,6 +82,27 @@ class Shaper:
         key: Key = (policy.kind, policy.name, policy.provider)
         self.published[key] = replace(policy, epoch=self.epoch)
         return self.published[key]
+
+    def adopt(self, settings: Settings, now: float) -> list[Fact]:
+        """Go by other ``settings`` from now on: what to publish about limits that they change."""
+        self.settings = settings
+        facts: list[Fact] = []
+        for key, limit in list(self.state.items()):
+            was = self.published.get(key)
+            if was is None:
+                continue  # nobody was told a limit, so nobody need be told another
+            limits = self._limits(key)
+            kept = replace_limit(limit, rate=min(limits.maximum, max(limits.minimum, limit.rate)))
+            self.state = {**self.state, key: kept}
+            fresh = kept.policy(limits, now)
+            if replace(fresh, epoch=was.epoch, time=was.time) != was:
+                reason = "the policy file has changed"
+                facts.append(self._publish(replace(fresh, reason=reason)))
+                facts.append(self._publish(_decided(fresh, "policy", reason)))
+        return facts
+
+    def _limits(self, key: Key) -> Limits:
+        return self.settings.limits(key[2], key[0], key[1])
 
     def on_report(self, report: LaneReport, now: float, mono: float) -> list[Fact]:
         """What to publish, in this order, about one report. ``now`` Unix seconds, ``mono`` monotonic."""
@@ -129,18 +153,9 @@ class Shaper:
         """The limit without the cap that has run out. Growth goes on from the rate before it."""
         limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
         self.state = {**self.state, limit.key: limit}
-        fresh = limit.policy(self.settings.limits(limit.key[2], limit.key[0]), now)
+        fresh = limit.policy(self._limits(limit.key), now)
         reason = "the cap has run out: " + limit.reason
-        done = Decision(
-            kind=fresh.kind,
-            name=fresh.name,
-            provider=fresh.provider,
-            time=now,
-            what="uncap",
-            reason=reason,
-            rate=fresh.rate,
-        )
-        return [self._publish(fresh), self._publish(done)]
+        return [self._publish(fresh), self._publish(_decided(fresh, "uncap", reason))]
 
     def _publish(self, fact: LanePolicy | Decision) -> LanePolicy | Decision:
         fact = replace(fact, epoch=self.epoch)
@@ -156,3 +171,15 @@ class Shaper:
         history.append(decision)
         while len(history) > HISTORY:
             self._drops.append(history.popleft())
+
+
+def _decided(policy: LanePolicy, what: str, reason: str) -> Decision:
+    return Decision(
+        kind=policy.kind,
+        name=policy.name,
+        provider=policy.provider,
+        time=policy.time,
+        what=what,
+        reason=reason,
+        rate=policy.rate,
+    )

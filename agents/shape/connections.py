@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from agents.shape.figures import Law, Limits
 from agents.shape.limit import Limit
-from agents.shape.rules import Law, Limits
 from schemas.lane_report import LaneReport, Reply
 
 KLASS = "connections"

@@ -18,6 +18,7 @@ _VERBS = {
     "narrow": "fewer connections at",
     "widen": "one more connection at",
     "shorten": "shorter connections at",
+    "policy": "policy file changed; now",
 }
 
 

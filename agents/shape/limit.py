@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from agents.shape.rules import Limits, Sweep
+from agents.shape.figures import Limits, Sweep
 from schemas.lane_policy import LanePolicy
 
 Kind = Literal["source", "dkim"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from agents.shape.check import refused
 from agents.shape.connections import about_connections, connect, spent
+from agents.shape.figures import Law, Limits, Settings
 from agents.shape.limit import Key, Limit, Sample
 from agents.shape.react import lower, react, sweep
-from agents.shape.rules import Law, Limits, Settings
 from schemas.lane_policy import Decision, LanePolicy
 from schemas.lane_report import LaneReport, Reply
 
@@ -35,7 +35,7 @@ def decide(
     for key, scopes in ((source, SOURCE_SCOPES), (signer, SIGNER_SCOPES)):
         if not key[1] or (key not in state and len(state) + len(changed) >= settings.max_limits):
             continue
-        limits = settings.limits(report.provider, key[0])
+        limits = settings.limits(report.provider, key[0], key[1])
         replies = [reply for reply in report.replies if reply.scope in scopes]
         before = state.get(key) or Limit(key, limits.start, now, raised_at=now, connected_at=now)
         after, what, reply = _step(before, report, replies, limits, settings, now)

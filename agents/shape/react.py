@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from agents.shape.figures import Limits, Reaction, Sweep
 from agents.shape.limit import Hit, Limit, Tally
-from agents.shape.rules import Limits, Reaction, Sweep
 from schemas.lane_report import Reply
 
 

@@ -1,15 +1,26 @@
-"""What ``policy.toml`` and ``demo.toml`` say, validated as a whole: all faults in one error."""
+"""Reads ``policy.toml``, ``demo.toml`` and an operator's own file: all faults in one error.
+
+Layers, each over the one before: ``[default]``, ``[provider.X]``, ``[source."NAME"]`` or
+``[dkim."DOMAIN"]``, and of those ``[source."NAME".provider.X]``; then the same sections of the override.
+A section names only what differs. One that gives ``connections`` without ``max_connections`` means both.
+"""
 
 from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any, TypeVar
 
+from agents.shape.figures import GROWTH, WARM, Law, Limits, Plan, Reaction, Settings, Sweep, signed
+
+__all__ = ["BadPolicy", "Law", "Limits", "Plan", "Reaction", "Settings", "Sweep", "parse_policy"]
 T = TypeVar("T")
+Layer = Mapping[str, Any]
+"""Fields of Limits that a section gives."""
+SECTIONS = ("default", "provider", "source", "dkim", "plan", "reaction", "law", "sweep")
 
 
 class BadPolicy(ValueError):
@@ -20,165 +31,184 @@ class BadPolicy(ValueError):
         self.faults = faults
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one source may do at a provider. Rates in messages/s."""
+@dataclass
+class _Text:
+    """One file: its plain tables, and the layers of limits in it."""
 
-    connections: int
-    """To begin with; one more where they are the bottleneck, up to ``max_connections``."""
-    per_connection: int
-    """Messages before QUIT."""
-    start: float
-    """Rate of a source that nothing is known about."""
-    minimum: float
-    """The law never goes below; workers without a lease share it."""
-    maximum: float
-    """The law never goes above."""
-    max_connections: int = 0
-    """0: the same as ``connections``."""
+    tables: dict[str, Any]
+    providers: dict[str, Layer] = field(default_factory=dict)
+    named: dict[tuple[str, str, str], Layer] = field(default_factory=dict)
+
+    def layers(self, kind: str, name: str, provider: str) -> Iterable[Layer]:
+        """What the file says of a name at a provider, the general first."""
+        return (self.named.get((kind, name, at), {}) for at in dict.fromkeys(("", provider)))
 
 
-@dataclass(frozen=True, slots=True)
-class Law:
-    """Figures of the control law. Times in seconds, the rest are shares and factors."""
-
-    window: float = 30.0
-    """How far back attempts and throttle replies are counted."""
-    cut_after: float = 60.0
-    """At most one cut in this time (the best adaptive engine: once a minute)."""
-    settle: float = 3.0
-    """Replies this soon after a cut belong to mail sent before it."""
-    share: float = 0.02
-    """Share of throttled attempts in the window that calls for a cut."""
-    margin: float = 0.92
-    """The new rate is this part of what the provider took while it pushed back."""
-    first: float = 0.75
-    """The same for the first cut after free growth."""
-    deepest: float = 0.3
-    """One cut goes down to this part of the rate at most."""
-    raise_after: float = 3600.0
-    """Quiet time before a raise, and between raises (the best adaptive engine: once an hour)."""
-    grow: float = 1.3
-    """Factor of a raise while no ceiling is known or near."""
-    near: float = 0.9
-    """From this part of the ceiling on, raises are probes."""
-    probe: float = 0.02
-    """A probe adds this part of the ceiling."""
-    probe_after: float = 7200.0
-    """Quiet time before a probe."""
-    probes: int = 6
-    """After so many probes that nobody minded the ceiling is forgotten."""
-    used: float = 0.7
-    """Only a limit used this far is raised; one used less may be short of connections."""
-    short: int = 5
-    """Reports in the window that must say that all were busy before there is one more."""
-    connect_after: float = 3600.0
-    """Time between changes of connections upwards."""
-    refused_for: float = 7200.0
-    """Connections that were refused, or messages too many on one, are not tried again for so long."""
-    lease: float = 5.0
-    """Duration of a lease."""
-    forget: float = 30 * 86400.0
-    """A limit unused for so long starts again (providers.md: warm up again after 30 idle days)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Rules over all replies of a limit together, once it made ``attempts`` within ``window`` seconds."""
-
-    window: float = 86400.0
-    attempts: int = 2000
-    refused: float = 0.20
-    """Share of 5xx that suspends."""
-    blocked_slow: float = 0.03
-    """Share of blocks (action hold) that halves the rate."""
-    blocked: float = 0.10
-    """Share of blocks that suspends."""
-    suspend: float = 4 * 3600.0
-    complaints: float = 0.001
-    """Complaints per delivered mail whose 95 % lower bound freezes growth."""
-    delivered: int = 1000
-    """Deliveries in the window before complaints are judged."""
-    freeze: float = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reaction:
-    """What to do when ``count`` replies of a kind came within ``window`` seconds.
-
-    ``rules`` are names of ``replies.toml`` (wildcards allowed), ``classes`` its classes; one match is
-    enough. ``factor`` multiplies the rate for good; ``rate`` caps for ``lasting`` seconds;
-    ``connections`` there are at most, with no growth for ``lasting`` seconds; ``suspend`` stops the lane for so many seconds.
-    """
-
-    name: str
-    rules: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    providers: tuple[str, ...] = ()
-    count: int = 1
-    window: float = 3600.0
-    factor: float = 1.0
-    rate: float = 0.0
-    connections: int = 0
-    lasting: float = 0.0
-    suspend: float = 0.0
-
-    def takes(self, provider: str, rule: str, klass: str) -> bool:
-        """Whether a reply of this rule and class at this provider counts."""
-        if self.providers and provider not in self.providers:
-            return False
-        return any(fnmatchcase(rule, want) for want in self.rules) or klass in self.classes
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that shape goes by."""
-
-    default: Limits
-    providers: Mapping[str, Limits] = field(default_factory=dict)
-    reactions: tuple[Reaction, ...] = ()
-    law: Law = Law()
-    sweep: Sweep = Sweep()
-    max_limits: int = 20_000
-    """More source x provider pairs than this are refused: they stay at the workers' floor."""
-
-    signer: float = 10.0
-    """A DKIM domain starts at, and may reach, so many times the maximum of one source."""
-
-    def limits(self, provider: str, kind: str = "source") -> Limits:
-        """The limits of a source (or DKIM domain) at a provider; unknown providers have the default."""
-        found = self.providers.get(provider, self.default)
-        if kind == "source":
-            return found
-        top = found.maximum * self.signer
-        connections = int(max(found.connections, found.max_connections) * self.signer)
-        return replace(found, start=top, maximum=top, connections=connections, max_connections=0)
-
-
-def parse_policy(text: str, where: str = "policy.toml") -> Settings:
-    """The settings in a policy text. Raises BadPolicy with every fault."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadPolicy(where, [f"not TOML: {error}"]) from None
+def parse_policy(text: str, where: str = "policy.toml", override: str = "", by: str = "override") -> Settings:
+    """The settings in a policy text, under those of an operator's ``override``. Raises BadPolicy with every fault."""
     faults: list[str] = []
-    for name in data.keys() - {"default", "provider", "reaction", "law", "sweep"}:
-        faults.append(f"[{name}]: no such section; there are default, provider, reaction, law, sweep")
-    law = _read(Law, data.get("law", {}), "law", faults, _check_law)
-    sweep = _read(Sweep, data.get("sweep", {}), "sweep", faults, _positive)
-    default = _read(Limits, data.get("default"), "default", faults, _check_limits)
-    providers: dict[str, Limits | None] = {}
-    table = data.get("provider", {})
-    if isinstance(table, dict):
-        for name, entry in table.items():
-            providers[name] = _read(Limits, entry, f"provider.{name}", faults, _check_limits)
-    else:
-        faults.append("provider: must be tables [provider.NAME]")
-    reactions = _reactions(data.get("reaction", []), faults)
-    if faults or law is None or sweep is None or default is None:
-        raise BadPolicy(where, faults)
-    known = {name: limits for name, limits in providers.items() if limits is not None}
-    return Settings(default, known, reactions, law, sweep)
+    base = _text(text, where if override else "", faults)
+    over = _text(override, by, faults)
+    both = f"{where} with {by}" if override else where
+    if base is None or over is None:
+        raise BadPolicy(both, faults)
+    joined: dict[str, Any] = {
+        name: _joined(base.tables.get(name, {}), over.tables.get(name, {}))
+        for name in ("default", "law", "sweep", "plan")
+    }
+    if "default" not in base.tables and "default" not in over.tables:
+        joined["default"] = None
+    law = _read(Law, joined["law"], "law", faults, _check_law)
+    sweep = _read(Sweep, joined["sweep"], "sweep", faults, _positive)
+    default = _read(Limits, joined["default"], "default", faults, _check_limits)
+    plans = _plans(joined["plan"], faults)
+    reactions = _reactions(_named(base.tables.get("reaction", []), over.tables.get("reaction", [])), faults)
+    if default is None:
+        raise BadPolicy(both, faults)
+    made = Settings(default, {}, reactions, law or Law(), sweep or Sweep(), plans=plans)
+    made = _limits(made, base, over, faults)
+    _check_plans(made, faults)
+    if faults:
+        raise BadPolicy(both, faults)
+    return made
+
+
+def _text(text: str, where: str, faults: list[str]) -> _Text | None:
+    """A file's tables; faults name the file where there are two."""
+    before = f"{where}: " if where else ""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{before}not TOML: {error}")
+        return None
+    found = _Text(tables)
+    mine: list[str] = []
+    for name in tables.keys() - set(SECTIONS):
+        mine.append(f"[{name}]: no such section; there are {', '.join(SECTIONS)}")
+    for name, entry in _tables(tables.get("provider", {}), "provider", mine):
+        found.providers[name] = _layer(entry, f"provider.{name}", mine)
+    for kind in ("source", "dkim"):
+        for name, entry in _tables(tables.get(kind, {}), kind, mine):
+            own = {key: value for key, value in entry.items() if key != "provider"}
+            found.named[(kind, name, "")] = _layer(own, f"{kind}.{name}", mine)
+            for at, inner in _tables(entry.get("provider", {}), f"{kind}.{name}.provider", mine):
+                found.named[(kind, name, at)] = _layer(inner, f"{kind}.{name}.provider.{at}", mine)
+    faults += [before + fault for fault in mine]
+    return found
+
+
+def _tables(entry: Any, where: str, faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(entry, dict):
+        faults.append(f"{where}: must be tables [{where}.NAME]")
+        return []
+    faults += [
+        f"[{where}.{name}]: not a table" for name, value in entry.items() if not isinstance(value, dict)
+    ]
+    return [(name, value) for name, value in entry.items() if isinstance(value, dict)]
+
+
+def _joined(below: Any, above: Any) -> Any:
+    """Two tables, the upper one's entries first; what is no table at all is told by whoever reads it."""
+    return {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above or below
+
+
+def _named(below: Any, above: Any) -> Any:
+    """Two lists of reactions: one of a name that is there already takes its place."""
+    if not isinstance(below, list) or not isinstance(above, list):
+        return below if isinstance(above, list) else above
+    mine = {entry.get("name"): entry for entry in above if isinstance(entry, dict)}
+    replaced = [mine.get(entry.get("name"), entry) if isinstance(entry, dict) else entry for entry in below]
+    kept = {entry.get("name") for entry in below if isinstance(entry, dict)}
+    return replaced + [e for e in above if not (isinstance(e, dict) and e.get("name") in kept)]
+
+
+def _limits(made: Settings, base: _Text, over: _Text, faults: list[str]) -> Settings:
+    """The layers laid over each other, for every provider and name that a section names."""
+    providers: dict[str, Limits] = {}
+    for name in base.providers | over.providers:
+        layers = (base.providers.get(name, {}), over.providers.get(name, {}))
+        providers[name] = _laid(made.default, layers, f"provider.{name}", faults)
+    named: dict[tuple[str, str, str], Limits] = {}
+    said = base.named | over.named
+    for kind, name in dict.fromkeys((kind, name) for kind, name, _ in said):
+        own = [at for of, whose, at in said if (of, whose) == (kind, name)]
+        for at in dict.fromkeys(("", *own, *providers)):
+            below = providers.get(at, made.default)
+            again = [over.providers.get(at, {})] if kind == "source" else []
+            mine = (*base.layers(kind, name, at), *again, *over.layers(kind, name, at))
+            where = f"{kind}.{name}" + (f".provider.{at}" if at else "")
+            start = below if kind == "source" else signed(below, made.signer)
+            named[(kind, name, at)] = _laid(start, mine, where, faults)
+    return replace(made, providers=providers, named=named)
+
+
+def _laid(below: Limits, layers: Iterable[Layer], where: str, faults: list[str]) -> Limits:
+    """``below`` under the layers. A lower maximum takes start and minimum down with it."""
+    for layer in layers:
+        values = dict(layer)
+        if "connections" in layer:
+            values.setdefault("max_connections", 0)
+        top = values.get("maximum", below.maximum)
+        values.setdefault("start", max(min(below.start, top), values.get("minimum", 0.0)))
+        values.setdefault("minimum", min(below.minimum, values["start"]))
+        below = replace(below, **values)
+    told = [fault for fault in _check_limits(below) if f"[default] {fault}" not in faults]
+    faults += [f"[{where}] {fault}" for fault in told]
+    return below
+
+
+def _layer(entry: dict[str, Any], where: str, faults: list[str]) -> Layer:
+    return _values(Limits, entry, where, faults)
+
+
+def _plans(entries: Any, faults: list[str]) -> dict[str, Plan]:
+    found = {}
+    for name, entry in _tables(entries, "plan", faults):
+        plan = _read(Plan, entry, f"plan.{name}", faults, _check_plan)
+        if name == WARM:
+            faults.append(f"[plan.{name}]: the name says that there is no plan")
+        if plan is not None:
+            found[name] = plan
+    return found
+
+
+def _check_plan(plan: Plan) -> list[str]:
+    faults = []
+    table = plan.day or plan.hourly
+    if bool(plan.day) == bool(plan.hourly):
+        faults.append("day or hourly: give one of them")
+    if any(step < 1 for step in table):
+        faults.append("each step must be at least 1 message")
+    faults += [
+        f"from {before} to {after} is more than x{GROWTH} a day"
+        for before, after in pairwise(table)
+        if before >= 1 and after > before * GROWTH
+    ]
+    faults += [f"from {before} to {after} goes down" for before, after in pairwise(table) if after < before]
+    if not 1 < plan.grow <= GROWTH:
+        faults.append(f"grow: must be above 1 and at most {GROWTH}")
+    for name in ("hour", "filled", "deferred", "bounced", "complaints"):
+        if not 0 < getattr(plan, name) <= 1:
+            faults.append(f"{name}: is a share, above 0 and at most 1")
+    if plan.rest < 86400:
+        faults.append("rest: must be a day (86400) at least")
+    return faults
+
+
+def _check_plans(made: Settings, faults: list[str]) -> None:
+    """Every plan that a section names must be there."""
+    places = {"default": made.default}
+    places |= {f"provider.{name}": limits for name, limits in made.providers.items()}
+    places |= {
+        f"{kind}.{name}.provider.{at}": limits for (kind, name, at), limits in made.named.items() if at
+    }
+    places |= {f"{kind}.{name}": limits for (kind, name, at), limits in made.named.items() if not at}
+    told: set[str] = set()
+    for where, limits in places.items():
+        if limits.warm_up not in (WARM, *made.plans) and limits.warm_up not in told:
+            told.add(limits.warm_up)
+            there = ", ".join((WARM, *made.plans))
+            faults.append(f"[{where}] warm_up: no plan {limits.warm_up!r}; there are {there}")
 
 
 def _reactions(entries: Any, faults: list[str]) -> tuple[Reaction, ...]:
@@ -205,7 +235,20 @@ def _read(
         faults.append(f"[{where}]: missing or not a table")
         return None
     before = len(faults)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    values = _values(cls, entry, where, faults)
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.default is MISSING and f.name not in entry:
+            faults.append(f"[{where}] {f.name}: missing")
+    if len(faults) > before:
+        return None
+    made = cls(**values)
+    faults.extend(f"[{where}] {fault}" for fault in check(made))
+    return made
+
+
+def _values(cls: type[Any], entry: dict[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
+    """The fields of ``cls`` that a table gives, fitted to their types; faults are appended."""
+    known = {f.name: f for f in fields(cls)}
     values: dict[str, Any] = {}
     for name, value in entry.items():
         if name not in known:
@@ -214,19 +257,16 @@ def _read(
         fitted = _fit(value, str(known[name].type))
         if fitted is None:
             faults.append(f"[{where}] {name}: must be {known[name].type}, not {value!r}")
+            continue
         values[name] = fitted
-    for name, f in known.items():
-        if f.default is MISSING and name not in entry:
-            faults.append(f"[{where}] {name}: missing")
-    if len(faults) > before:
-        return None
-    made = cls(**values)
-    faults.extend(f"[{where}] {fault}" for fault in check(made))
-    return made
+    return values
 
 
 def _fit(value: Any, kind: str) -> Any:
     """``value`` as the annotated type, or None where it does not fit (a bool is no number)."""
+    if kind.startswith("tuple[int"):
+        whole = isinstance(value, list) and all(type(n) is int and 0 <= n <= 1e9 for n in value)
+        return tuple(value) if whole else None
     if kind.startswith("tuple"):
         texts = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
         return tuple(value) if texts else None

@@ -216,6 +216,31 @@ async def test_a_wrong_policy_file_is_told_and_nothing_starts(
     assert b"start: missing" in told
 
 
+async def test_a_changed_policy_file_is_taken_without_a_restart_and_a_faulty_one_is_not(
+    embedded_broker: Broker, prefix: str, tmp_path: Path
+):
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[provider.google]\nmaximum = 50\n")
+    async with (
+        wire(embedded_broker, prefix) as worker,
+        control(embedded_broker, prefix, POLICY_OVERRIDE=str(mine)) as process,
+    ):
+        await worker.until(Leader)
+        await worker.report()
+        _, first = await worker.until(LanePolicy)
+        assert first.rate == 20
+        mine.write_text("[provider.google]\nmaximum = 5\nconnections = 0\n[surprise]\n")
+        assert process.stderr is not None
+        told = b""
+        while b"[surprise]" not in told:
+            told += await asyncio.wait_for(process.stderr.readline(), 15)
+        assert b"the old one stays" in told
+        mine.write_text("[provider.google]\nmaximum = 5\n")
+        _, policy = await worker.until(LanePolicy, rate=5.0)
+        assert policy.reason == "the policy file has changed"
+        await worker.until(Decision, what="policy")
+
+
 def test_faust_runs_with_what_has_bitten_turned_off():
     app = make_app(Settings(prefix="t-", broker="127.0.0.1:1,127.0.0.1:2"))
     conf = app.conf

@@ -75,6 +75,8 @@ minimum = 0
 maximum = 5
 [provider.google]
 connections = true
+[source."10.0.0.1".provider.x]
+burst = 3
 [[reaction]]
 name = "nothing"
 [[reaction]]
@@ -89,7 +91,7 @@ rate = 1
     assert told.startswith("mine.toml has ")
     for part in (
         *("[law] windwo: no such setting", "[sweep] refused", "[default] must keep 0 < minimum"),
-        *("[provider.google] connections: must be int", "[provider.google] maximum: missing"),
+        *("[provider.google] connections: must be int", "[source.10.0.0.1.provider.x] burst"),
         *("[reaction nothing] rules or classes", "[reaction cap] lasting", "[surprise]: no such section"),
     ):
         assert part in told
@@ -119,3 +121,106 @@ def test_figures_of_the_law_are_checked():
 def test_wrong_texts_are_refused(text):
     with pytest.raises(BadPolicy):
         parse_policy(text)
+
+
+LAYERS = (
+    GOOD
+    + """
+max_connections = 8
+warm_up = "slow"
+[plan.slow]
+day = [100, 140]
+[provider.google]
+connections = 5
+maximum = 50
+[source."192.0.2.1"]
+warm_up = "warm"
+[source."192.0.2.1".provider.google]
+start = 20
+[dkim."a.example"]
+maximum = 7
+[[reaction]]
+name = "one"
+rules = ["x"]
+suspend = 60
+"""
+)
+
+
+def test_a_section_says_only_what_differs_from_the_layer_below():
+    settings = parse_policy(LAYERS)
+    google = settings.limits("google")
+    assert (google.connections, google.max_connections, google.per_connection) == (5, 0, 20)
+    assert (google.start, google.maximum, google.warm_up) == (1, 50, "slow")
+    mine = settings.limits("google", "source", "192.0.2.1")
+    assert (mine.start, mine.maximum, mine.connections, mine.warm_up) == (20, 50, 5, "warm")
+    assert settings.limits("elsewhere", "source", "192.0.2.1").start == 1
+    assert settings.limits("google", "source", "192.0.2.2") == google
+    signer = settings.limits("google", "dkim", "a.example")
+    assert (signer.start, signer.maximum, signer.connections) == (7, 7, 50)
+    assert settings.limits("google", "dkim", "b.example").maximum == 500
+
+
+def test_the_operators_override_comes_last():
+    over = """
+[law]
+grow = 1.2
+[default]
+minimum = 0.2
+[provider.google]
+start = 3
+[source."192.0.2.1"]
+per_connection = 9
+[[reaction]]
+name = "one"
+rules = ["y"]
+suspend = 90
+[[reaction]]
+name = "two"
+rules = ["z"]
+suspend = 5
+"""
+    settings = parse_policy(LAYERS, "base.toml", over, "mine.toml")
+    assert settings.law.grow == 1.2
+    assert settings.default.minimum == 0.2
+    mine = settings.limits("google", "source", "192.0.2.1")
+    assert (mine.start, mine.per_connection) == (3, 9)
+    assert [(r.name, r.rules, r.suspend) for r in settings.reactions] == [
+        ("one", ("y",), 90.0),
+        ("two", ("z",), 5.0),
+    ]
+
+
+def test_faults_of_both_files_come_in_one_error():
+    with pytest.raises(BadPolicy) as caught:
+        parse_policy(
+            LAYERS + "[law]\ngrwo = 1\n", "base.toml", "[sweep]\nwindow = 0\n[nonsense]\n", "mine.toml"
+        )
+    told = str(caught.value)
+    assert told.startswith("base.toml with mine.toml has 3 fault(s)")
+    for part in ("[law] grwo: no such setting", "mine.toml: [nonsense]", "[sweep] window: must be above 0"):
+        assert part in told
+    with pytest.raises(BadPolicy, match=r"mine\.toml: not TOML"):
+        parse_policy(LAYERS, "base.toml", "=", "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[plan.a]\nday = [100, 200]", "[plan.a] from 100 to 200 is more than x1.4 a day"),
+        ("[plan.a]\nday = [200, 100]", "[plan.a] from 200 to 100 goes down"),
+        ("[plan.a]\nhourly = [20, 28]\nday = [3]", "[plan.a] day or hourly: give one of them"),
+        ("[plan.a]\ngrow = 2", "[plan.a] grow: must be above 1 and at most 1.4"),
+        ("[plan.a]\nday = [0, 0]", "each step must be at least 1 message"),
+        ("[plan.a]\nday = [1.5]", "[plan.a] day: must be tuple[int, ...]"),
+        ("[plan.a]\nday = [10]\nfilled = 2", "filled: is a share"),
+        ("[plan.a]\nday = [10]\nrest = 60", "rest: must be a day"),
+        ("[plan.warm]\nday = [10]", "the name says that there is no plan"),
+        ('[provider.x]\nwarm_up = "fast"', "[provider.x] warm_up: no plan 'fast'; there are warm"),
+        ('[source."1.2.3.4"]\nwarm_up = "fast"', "[source.1.2.3.4] warm_up: no plan 'fast'"),
+    ],
+)
+def test_no_plan_doubles_and_every_plan_named_is_there(text, fault):
+    with pytest.raises(BadPolicy) as caught:
+        parse_policy(GOOD + text)
+    assert fault in str(caught.value)

@@ -134,6 +134,16 @@ def test_old_keys_are_deleted_from_the_compacted_topic():
     assert shaper.published == {}
 
 
+def test_a_changed_policy_is_published_where_it_changes_a_limit():
+    shaper = leading()
+    shaper.on_report(report(), NOW, 0.0)
+    assert shaper.adopt(SETTINGS, NOW + 1) == []
+    policy, decision = shaper.adopt(replace(SETTINGS, default=Limits(3, 20, 5.0, 0.5, 6.0)), NOW + 1)
+    assert (policy.rate, policy.minimum, policy.connections, policy.epoch) == (6.0, 0.5, 3, 7)
+    assert (decision.what, decision.reason) == ("policy", "the policy file has changed")
+    assert shaper.state[KEY].rate == 6.0
+
+
 def test_limits_are_bounded():
     shaper = Shaper(replace(SETTINGS, max_limits=2))
     shaper.lead(0, 0.0)

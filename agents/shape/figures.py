@@ -1,0 +1,208 @@
+"""What shape goes by: limits per provider and name, the law's figures, the sweeping rules, reactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+WARM = "warm"
+"""In the place of a plan's name: known to the provider already."""
+GROWTH = 1.4
+"""No plan grows by more than this in a day: providers take a doubling for a spammer."""
+MANY_STEPS = 200
+"""Steps after which no plan grows any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one source may do at a provider. Rates in messages/s."""
+
+    connections: int
+    """To begin with; one more where they are the bottleneck, up to ``max_connections``."""
+    per_connection: int
+    """Messages before QUIT."""
+    start: float
+    """Rate of a source that nothing is known about."""
+    minimum: float
+    """The law never goes below; workers without a lease share it."""
+    maximum: float
+    """The law never goes above."""
+    max_connections: int = 0
+    """0: the same as ``connections``."""
+    warm_up: str = WARM
+    """The plan by which what nothing is known about warms up; ``warm``: the law alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Figures of the control law. Times in seconds, the rest are shares and factors."""
+
+    window: float = 30.0
+    """How far back attempts and throttle replies are counted."""
+    cut_after: float = 60.0
+    """At most one cut in this time (the best adaptive engine: once a minute)."""
+    settle: float = 3.0
+    """Replies this soon after a cut belong to mail sent before it."""
+    share: float = 0.02
+    """Share of throttled attempts in the window that calls for a cut."""
+    margin: float = 0.92
+    """The new rate is this part of what the provider took while it pushed back."""
+    first: float = 0.75
+    """The same for the first cut after free growth."""
+    deepest: float = 0.3
+    """One cut goes down to this part of the rate at most."""
+    raise_after: float = 3600.0
+    """Quiet time before a raise, and between raises (the best adaptive engine: once an hour)."""
+    grow: float = 1.3
+    """Factor of a raise while no ceiling is known or near."""
+    near: float = 0.9
+    """From this part of the ceiling on, raises are probes."""
+    probe: float = 0.02
+    """A probe adds this part of the ceiling."""
+    probe_after: float = 7200.0
+    """Quiet time before a probe."""
+    probes: int = 6
+    """After so many probes that nobody minded the ceiling is forgotten."""
+    used: float = 0.7
+    """Only a limit used this far is raised; one used less may be short of connections."""
+    short: int = 5
+    """Reports in the window that must say that all were busy before there is one more."""
+    connect_after: float = 3600.0
+    """Time between changes of connections upwards."""
+    refused_for: float = 7200.0
+    """Connections that were refused, or messages too many on one, are not tried again for so long."""
+    lease: float = 5.0
+    """Duration of a lease."""
+    forget: float = 30 * 86400.0
+    """A limit unused for so long starts again (providers.md: warm up again after 30 idle days)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Rules over all replies of a limit together, once it made ``attempts`` within ``window`` seconds."""
+
+    window: float = 86400.0
+    attempts: int = 2000
+    refused: float = 0.20
+    """Share of 5xx that suspends."""
+    blocked_slow: float = 0.03
+    """Share of blocks (action hold) that halves the rate."""
+    blocked: float = 0.10
+    """Share of blocks that suspends."""
+    suspend: float = 4 * 3600.0
+    complaints: float = 0.001
+    """Complaints per delivered mail whose 95 % lower bound freezes growth."""
+    delivered: int = 1000
+    """Deliveries in the window before complaints are judged."""
+    freeze: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How what is new at a provider warms up: a step a day, after good days only (providers.md).
+
+    Either ``day`` (messages a day) or ``hourly`` (messages an hour; the day is 24 of them) is given.
+    """
+
+    day: tuple[int, ...] = ()
+    hourly: tuple[int, ...] = ()
+    hour: float = 0.2
+    """An hour's cap as a part of the day's (plans of days)."""
+    grow: float = 1.3
+    """Factor a day after the table's end."""
+    filled: float = 0.93
+    """A day counts only where so much of it was used: an unused day carries nothing over."""
+    deferred: float = 0.05
+    """Share of attempts slowed down or held above which a day was not good."""
+    bounced: float = 0.10
+    """Share of attempts refused for good above which a day was not good."""
+    complaints: float = 0.001
+    """Complaints per delivered mail whose 95 % lower bound spoils a day."""
+    rest: float = 30 * 86400.0
+    """After so many seconds without mail the plan starts again."""
+
+    def daily(self, step: int) -> int:
+        """Messages on day ``step`` (0 = the first)."""
+        return self._at(step) if self.day else 24 * self._at(step)
+
+    def an_hour(self, step: int) -> int:
+        """Messages in any hour of day ``step``; at least 1."""
+        return max(1, int(self._at(step) * self.hour)) if self.day else self._at(step)
+
+    def step_of(self, daily: float) -> int:
+        """The last step whose day is not above ``daily`` messages; 0 where none is."""
+        step = 0
+        while step < MANY_STEPS and self.daily(step + 1) <= daily:
+            step += 1
+        return step
+
+    def _at(self, step: int) -> int:
+        table = self.day or self.hourly
+        last = len(table) - 1
+        step = max(0, min(step, MANY_STEPS))
+        return int(min(1e12, table[min(step, last)] * self.grow ** max(0, step - last)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What to do when ``count`` replies of a kind came within ``window`` seconds.
+
+    ``rules`` are names of ``replies.toml`` (wildcards allowed), ``classes`` its classes; one match is
+    enough. ``factor`` multiplies the rate for good; ``rate`` caps for ``lasting`` seconds;
+    ``connections`` there are at most, with no growth for ``lasting`` seconds; ``suspend`` stops the lane for so many seconds.
+    """
+
+    name: str
+    rules: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    count: int = 1
+    window: float = 3600.0
+    factor: float = 1.0
+    rate: float = 0.0
+    connections: int = 0
+    lasting: float = 0.0
+    suspend: float = 0.0
+
+    def takes(self, provider: str, rule: str, klass: str) -> bool:
+        """Whether a reply of this rule and class at this provider counts."""
+        if self.providers and provider not in self.providers:
+            return False
+        return any(fnmatchcase(rule, want) for want in self.rules) or klass in self.classes
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that shape goes by."""
+
+    default: Limits
+    providers: Mapping[str, Limits] = field(default_factory=dict)
+    reactions: tuple[Reaction, ...] = ()
+    law: Law = Law()
+    sweep: Sweep = Sweep()
+    max_limits: int = 20_000
+    """More source x provider pairs than this are refused: they stay at the workers' floor."""
+
+    signer: float = 10.0
+    """A DKIM domain starts at, and may reach, so many times the maximum of one source."""
+
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    named: Mapping[tuple[str, str, str], Limits] = field(default_factory=dict)
+    """By kind, name and provider ("": any other): what the policy says of one source or DKIM domain."""
+
+    def limits(self, provider: str, kind: str = "source", name: str = "") -> Limits:
+        """The limits of a source (or DKIM domain) at a provider; unknown providers have the default."""
+        if self.named:
+            own = self.named.get((kind, name, provider)) or self.named.get((kind, name, ""))
+            if own is not None:
+                return own
+        found = self.providers.get(provider, self.default)
+        return found if kind == "source" else signed(found, self.signer)
+
+
+def signed(limits: Limits, times: float) -> Limits:
+    """The limits of a DKIM domain that several sources may sign for."""
+    top = limits.maximum * times
+    connections = int(max(limits.connections, limits.max_connections) * times)
+    return replace(limits, start=top, maximum=top, connections=connections, max_connections=0)
