@@ -257,6 +257,7 @@ class ApacheBroker(Broker):
         "broker.session.timeout.ms": 3000,
         "broker.heartbeat.interval.ms": 500,
         "log.cleaner.dedupe.buffer.size": 16_777_216,
+        "log.cleaner.backoff.ms": 1000,
     }
     JVM: ClassVar[Sequence[str]] = (
         "-Xmx512m",

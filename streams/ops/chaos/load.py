@@ -19,16 +19,17 @@ from aiokafka.errors import KafkaError
 
 from schemas.address import normalise
 from schemas.campaign import Campaign
-from schemas.codec import encode
+from schemas.codec import encode, parse
 from schemas.identity import mail_id, partition_of
 from schemas.mail import NOW
 from schemas.send import Consent, Send
+from schemas.suppression import Suppression
 from schemas.token import Tokens
 from streams.broker import make_producer, started, stopped
 from streams.follow import Follower
 from streams.lab.audience import recipients
 from streams.lab.providers import WorldSettings
-from streams.ops.chaos.oracle import Sent
+from streams.ops.chaos.oracle import Row, Sent
 from streams.ops.scene import SENDER
 from streams.settings import Settings
 
@@ -75,6 +76,8 @@ class Load:
         """What was asked for, by mail id."""
         self.acked: dict[Place, str] = {}
         """Where each acknowledged send lies -> its mail id."""
+        self.rows: list[Row] = []
+        """Every write to the suppressions, as it came: compaction leaves only the last of each key."""
         self.number = 0
         self.error = ""
         self.asked: set[str] = set()
@@ -103,6 +106,7 @@ class Load:
         for partition in range(self._settings.partitions):
             await self._follower.follow("mail-outcomes", partition, self._outcomes, 0)
             await self._follower.follow("mail-events", partition, self._events, 0)
+            await self._follower.follow("mail-suppressions", partition, self._suppressions, 0)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
         await self.campaign("receipts", stream="transactional")
         self._task = asyncio.create_task(self._run(), name="load")
@@ -241,6 +245,11 @@ class Load:
             self._ended.add(found["id"])
             if found["state"] == "delivered" and found.get("stream", "marketing") == "marketing":
                 self.delivered.append((found["id"], found["to"], found["campaign"]))
+
+    def _suppressions(self, messages: Any) -> None:
+        for message in messages:
+            if message.value:
+                self.rows.append(Row(message.timestamp / 1000, parse(message.value, Suppression)))
 
     def _events(self, messages: Any) -> None:
         for message in messages:

@@ -54,7 +54,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("outage", 0, (), 1, (60.0, 60.0), (10.0, 10.0), alone=True, rest=8.0),
     Kind("point-kill", 14, OWNERS, 1, (9.0, 9.0), (9.0, 9.0), points=POINTS),
     Kind("freeze", 4, OWNERS, 0, (6.0, 10.0), (5.5, 6.0)),
-    Kind("point-stop", 4, ("deliver",), 0, (6.0, 8.0), (5.5, 6.0), points=STOPS),
+    Kind("point-stop", 4, OWNERS, 0, (6.0, 8.0), (5.5, 6.0), points=STOPS),
     Kind("term", 3, tuple(GROUPS)),
     Kind("rolling", 0.5, alone=True),
     Kind("grow", 2, OWNERS, 0, (8.0, 14.0), (5.0, 6.0)),

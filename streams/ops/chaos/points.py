@@ -64,5 +64,9 @@ STOPS = (
     *(point for point in POINTS if point.name.startswith("smtp ")),
     *(Point("deliver", f"{phase} mail-outcomes") for phase in ("before", "acked")),
     *(Point("deliver", f"{phase} mail-wait-*", True) for phase in ("before", "acked")),
+    Point("intake", "before mail-screen-log"),
+    Point("hygiene", "before mail-suppressions", True),
+    Point("hygiene", "before mail-contacts"),
 )
-"""Those at which a deliver worker may be stopped and wake as somebody who owns nothing any more."""
+"""Those at which a worker may be stopped and wake as somebody who owns nothing any more: deliver with mail
+under way, the others as the late writer of an older row."""

@@ -13,11 +13,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from schemas.codec import Record, parse
+from schemas.codec import Record
 from schemas.identity import partition_of
 from schemas.lanes import lane_names, lane_topic
 from schemas.mail import NOW
-from schemas.suppression import Suppression
 from streams.admin import configuration
 from streams.broker import make_reader, started
 from streams.lab.ledger import Take
@@ -25,7 +24,7 @@ from streams.lab.ledger import read as read_ledgers
 from streams.lab.providers import WorldSettings, chance
 from streams.ops.audit import Audit, committed
 from streams.ops.chaos.load import Load
-from streams.ops.chaos.oracle import Books, Ended, Event, Row, Took
+from streams.ops.chaos.oracle import Books, Ended, Event, Took
 from streams.ops.read import read_to_end
 from streams.pipeline import STAGES
 from streams.settings import Settings
@@ -42,20 +41,26 @@ OUTPUT: Mapping[str, tuple[str, ...]] = {
     "control": ("mail-lane-policy",),
 }
 """What a group writes while it works."""
+COMPACTED = ("mail-screen-log", "mail-suppressions", "mail-contacts")
+"""State topics that the broker compacts here as it goes, not when a gigabyte is full."""
 
 
 async def stamp(settings: Settings) -> None:
-    """Let the broker stamp TIMED; to be called on empty topics."""
+    """Let the broker stamp TIMED and compact COMPACTED every few seconds; to be called on empty topics."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","))
     await started(admin)
     try:
-        for name in TIMED:
-            values = {**configuration(BY_NAME[name], settings), "message.timestamp.type": "LogAppendTime"}
+        for name in {*TIMED, *COMPACTED}:
+            values = configuration(BY_NAME[name], settings)
+            if name in TIMED:
+                values["message.timestamp.type"] = "LogAppendTime"
+            if name in COMPACTED:
+                values |= {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}
             resource = ConfigResource(ConfigResourceType.TOPIC, settings.topic(name), configs=values)
             for answer in await admin.alter_configs([resource]):
                 for code, message, *_ in answer.resources:
                     if code:
-                        raise RuntimeError(f"{name} could not be set to LogAppendTime: {code} {message}")
+                        raise RuntimeError(f"{name} could not be configured: {code} {message}")
     finally:
         await admin.close()
 
@@ -86,11 +91,7 @@ async def read_books(
             Event(e["kind"], e["mail"], e["time"], e.get("to", ""), e.get("reason", ""), e.get("attempt", 0))
         )
     books.events = events
-    rows: list[Row] = []
-    async for record in read_to_end(settings, _places(settings, "mail-suppressions")):
-        if record.value:
-            rows.append(Row(record.timestamp / 1000, parse(record.value, Suppression)))
-    books.rows = rows
+    books.rows = load.rows
     refused = {t.rcpt for tally in tallies.values() for t in tally.tries() if t.code >= 500}
     for take in takes:
         if _fate(world, take.rcpt) == "late_bounce":
