@@ -25,6 +25,8 @@ class MailHosts:
 
     hosts: tuple[MxHost, ...]
     status: HostStatus
+    secure: bool = False
+    """Whether a validating resolver that we trust vouched for the answer (its AD bit)."""
     names: tuple[str, ...] = field(init=False, compare=False, repr=False)
     """The host names, in the same order; made once, asked for by every mail."""
 

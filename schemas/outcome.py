@@ -22,7 +22,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``reply`` is the raw SMTP text (bounded to 2,000 characters), ``phase`` the command it answered
     (connect, ehlo, starttls, mail, rcpt, data, dot), ``tls`` the protocol version or empty, ``klass``,
     ``scope``, ``action`` and ``rule`` what ``schemas.reply`` made of it. ``next_at``: when a deferred
-    mail is tried again. ``site``: the MX site where it is no known provider's.
+    mail is tried again. ``site``: the MX site where it is no known provider's. ``security``: clear (no
+    STARTTLS offered), broken (offered, but only clear text went through), encrypted (certificate not
+    verified, nor required to be), verified (it is the host's, by a known authority), sts (verified, as the
+    domain's MTA-STS policy asks), dane (it matches the host's TLSA records).
     """
 
     id: str
@@ -49,6 +52,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     mx: str = ""
     tls: str = ""
+    security: str = ""
     dkim: str = ""
     seconds: float = 0.0
     next_at: float = 0.0

@@ -21,6 +21,7 @@ from agents.deliver.agent import Deliver
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import Networks, connect
 from agents.deliver.connect import Settings as ConnectSettings
+from agents.deliver.delivery import Delivery, read_delivery
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
 from agents.deliver.row import newer, reduce_outcome
@@ -64,7 +65,9 @@ from streams.runner import Runner
 from streams.settings import Settings
 from streams.state import StateFiles
 from streams.store import first_word
+from streams.sts import Sts
 from streams.tables import Campaigns, WithViews
+from streams.tls_policies import TlsPolicies
 from streams.topics import BY_NAME as KNOWN
 from streams.topics import RUNGS
 from streams.work import Turns
@@ -105,7 +108,7 @@ class App:
         self.runners: dict[str, Runner] = {}
         self._chain = chain
         self._fatal = fatal
-        self._resolver = Resolver(settings.dns)
+        self._resolver = Resolver(settings.dns, validates=settings.dns_validates)
         self._campaigns: Campaigns | None = None
         self._common: Follower | None = None
         self._followers: list[Follower] = []
@@ -304,10 +307,15 @@ class App:
             worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
         )
         await self._follow_policy(allowance)
+        networks = Networks.parse(settings.deliver_networks)
+        delivery = delivery_of(settings)
+        sts = Sts(self._resolver, networks.allow, self.clock, path=settings.state / stage.name / "sts.sqlite")
+        self._last.append(sts.close)
         where = ConnectSettings(
             hostname=settings.deliver_hostname or socket.getfqdn(),
             port=settings.deliver_port,
-            networks=Networks.parse(settings.deliver_networks),
+            networks=networks,
+            clock=self.clock,
         )
         rules = read_rules()
 
@@ -329,6 +337,7 @@ class App:
             suppressions=suppressions,
             campaigns=await self._table_of_campaigns(),
             hosts=self._resolver,
+            policies=TlsPolicies(self._resolver, sts if settings.deliver_sts else None, delivery.asks),
             pool=pool,
             allowance=allowance,
             sources=settings.deliver_sources,
@@ -436,6 +445,13 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
 
 
+def delivery_of(settings: Settings) -> Delivery:
+    """The operator's delivery.toml, or the shipped one. Raises BadDelivery, OSError."""
+    if settings.delivery is not None:
+        return read_delivery(settings.delivery.read_text("utf-8"), str(settings.delivery))
+    return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
+
+
 class Meanings:
     """Reply rules with a small memory: providers say the same few things."""
 
@@ -456,6 +472,7 @@ class Meanings:
 
 # ``labels`` takes a lock and checks its arguments each time.
 _counter: Callable[..., Any] = functools.cache(metrics.OUTCOMES.labels)
+_security: Callable[..., Any] = functools.cache(metrics.SECURITY.labels)
 _attempt: Callable[..., Any] = functools.cache(metrics.ATTEMPT_SECONDS.labels)
 _age: Callable[..., Any] = functools.cache(metrics.DELIVERY_AGE.labels)
 
@@ -466,6 +483,8 @@ def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
         metrics.REPEATS.labels("two").inc()
         return
     provider = provider_label(outcome.provider)
+    if outcome.state == "delivered":
+        _security(provider, outcome.security).inc()
     _counter(provider, outcome.source, outcome.state, outcome.klass).inc()
     if outcome.seconds:
         _attempt(provider).observe(outcome.seconds)

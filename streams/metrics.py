@@ -77,6 +77,12 @@ OUTCOMES = Counter(
     ["provider", "source", "state", "klass"],
     registry=REGISTRY,
 )
+SECURITY = Counter(
+    "mailsluice_delivered_security_total",
+    "Mails delivered by what their connection was worth: clear, broken, encrypted, verified, sts, dane",
+    ["provider", "security"],
+    registry=REGISTRY,
+)
 ATTEMPT_SECONDS = Histogram(
     "mailsluice_attempt_seconds", "From MAIL to the reply", ["provider"], buckets=_FAST, registry=REGISTRY
 )

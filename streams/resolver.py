@@ -13,16 +13,21 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.rdata
 import dns.resolver
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.TLSA import TLSA
+from dns.rdtypes.ANY.TXT import TXT
 
+from agents.deliver.dane import Tlsa
+from agents.deliver.requirement import HostTlsa
 from schemas.hosts import NO_DOMAIN, NULL_MX, UNKNOWN, MailHosts, MxHost
 
 log = logging.getLogger("mailsluice.resolver")
@@ -129,14 +134,20 @@ class _Cache(Generic[V]):
 class Resolver:
     """DNS as agents ask it (``schemas.hosts.Hosts``). One per process; close over one event loop.
 
-    ``server`` is HOST:PORT or [HOST]:PORT of a resolver; empty takes the system's. Raises ValueError
-    for another form.
+    ``server`` is HOST:PORT or [HOST]:PORT of a resolver; empty takes the system's. ``validates``: it checks
+    DNSSEC, and nobody can change its answers on their way to us: its AD bit is believed (RFC 7672 section
+    2.1). Raises ValueError for another form.
     """
 
     def __init__(
-        self, server: str = "", limits: Limits | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        server: str = "",
+        limits: Limits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        validates: bool = False,
     ) -> None:
         self._limits = limits or Limits()
+        self._validates = validates
         self._dns = dns.asyncresolver.Resolver(configure=not server)
         if server:
             host, self._dns.port = host_port(server)
@@ -144,9 +155,15 @@ class Resolver:
         self._dns.lifetime = self._limits.timeout
         # A lost datagram is asked again twice within the lifetime.
         self._dns.timeout = self._limits.timeout / 3
+        if validates:  # AD in the question asks for it in the answer (RFC 6840 section 5.7)
+            self._dns.flags = dns.flags.RD | dns.flags.AD
         self._slots = asyncio.Semaphore(self._limits.questions)
         self._domains = _Cache(self._ask_domain, UNKNOWN, self._limits, monotonic)
         self._hosts: _Cache[tuple[str, ...]] = _Cache(self._ask_host, (), self._limits, monotonic)
+        # What is old must not stand in for signatures that fail now.
+        strict = replace(self._limits, stale=0.0)
+        self._tlsa: _Cache[HostTlsa] = _Cache(self._ask_tlsa, HostTlsa("bogus"), strict, monotonic)
+        self._texts: _Cache[Texts] = _Cache(self._ask_text, Texts((), False), strict, monotonic)
 
     def cached(self, domain: str) -> MailHosts | None:
         """What is known of ``domain`` at this moment, without asking."""
@@ -160,17 +177,50 @@ class Resolver:
         """IPv4, then IPv6 addresses of ``host``; empty when it has none or nobody answers."""
         return await self._hosts.look_up(host.rstrip(".").lower())
 
+    async def tlsa(self, host: str, port: int = 25) -> HostTlsa:
+        """What DNS says about the certificates of an MX host (RFC 7672); never raises.
+
+        ``none`` at once where the resolver is not said to validate.
+        """
+        if not self._validates:
+            return HostTlsa()
+        return await self._tlsa.look_up(f"{port} {host.rstrip('.').lower()}")
+
+    async def texts(self, name: str) -> Texts:
+        """The TXT records of a name; never raises."""
+        return await self._texts.look_up(name)
+
+    async def _ask_tlsa(self, key: str) -> tuple[HostTlsa, float]:
+        port, _, host = key.partition(" ")
+        # A zone without signatures is not asked for TLSA: many a server trips over it (section 2.2.2).
+        address = await self._question(host, "A")
+        if not address.secure:
+            return HostTlsa(), address.ttl
+        for base in dict.fromkeys((address.name or host, host)):
+            answer = await self._question(f"_{port}._tcp.{base}", "TLSA")
+            found = [record for record in answer.records if isinstance(record, TLSA)]
+            if found and answer.secure:
+                records = tuple(Tlsa(r.usage, r.selector, r.mtype, r.cert) for r in found[:MAX_HOSTS])
+                return HostTlsa("secure", records), min(answer.ttl, address.ttl)
+        return HostTlsa(), min(answer.ttl, address.ttl)
+
+    async def _ask_text(self, name: str) -> tuple[Texts, float]:
+        answer = await self._question(name, "TXT")
+        found = [record for record in answer.records if isinstance(record, TXT)]
+        texts = tuple(b"".join(record.strings).decode("utf-8", "replace") for record in found[:MAX_HOSTS])
+        return Texts(texts, True), answer.ttl
+
     async def _ask_domain(self, domain: str) -> tuple[MailHosts, float]:
         answer = await self._question(domain, "MX")
         if answer.exists is False:
             return NO_DOMAIN, answer.ttl
         if answer.records:
-            return _read_mx(answer.records), answer.ttl
+            return replace(_read_mx(answer.records), secure=answer.secure), answer.ttl
         addresses, ttl = await self._ask_host(domain)
         if not addresses:
             return NO_DOMAIN, min(answer.ttl, ttl)
         # RFC 5321 section 5.1: without MX, the domain itself is its mail host.
-        return MailHosts((MxHost(0, domain),), "implicit"), min(answer.ttl, ttl)
+        return MailHosts((MxHost(0, domain),), "implicit", answer.secure), min(answer.ttl, ttl)
 
     async def _ask_host(self, host: str) -> tuple[tuple[str, ...], float]:
         found = await asyncio.gather(
@@ -194,16 +244,32 @@ class Resolver:
                 answer = await self._dns.resolve(absolute, kind, search=False, raise_on_no_answer=False)
             except dns.resolver.NXDOMAIN as missing:
                 return _Answer([], _negative_ttl(missing, absolute), exists=False)
-        return _Answer(list(answer.rrset or ()), answer.chaining_result.minimum_ttl)
+        return _Answer(
+            list(answer.rrset or ()),
+            answer.chaining_result.minimum_ttl,
+            secure=self._validates and bool(answer.response.flags & dns.flags.AD),
+            name=answer.canonical_name.to_text(omit_final_dot=True).lower(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """``ttl``: the smallest of the chain, or the SOA's negative one (RFC 2308)."""
+    """``ttl``: the smallest of the chain, or the SOA's negative one (RFC 2308). ``secure``: validated.
+    ``name``: where CNAMEs led to, empty where nothing is."""
 
     records: list[dns.rdata.Rdata]
     ttl: float
     exists: bool = True
+    secure: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """TXT records, each joined. ``answered``: somebody could say, also that there are none."""
+
+    texts: tuple[str, ...]
+    answered: bool
 
 
 def host_port(text: str) -> tuple[str, int]:

@@ -55,6 +55,13 @@ class Settings:
     """Seconds after its due time at which a mail expires."""
     dns: str = ""
     """HOST:PORT of the resolver; empty = the system's."""
+    dns_validates: bool = False
+    """Whether MAILSLUICE_DNS checks DNSSEC and is reached by a way that nobody else can write to (loopback):
+    then its word counts, and TLSA records are obeyed (DANE)."""
+    delivery: Path | None = None
+    """File in the place of the shipped delivery.toml: TLS by domain and provider, sources, pools, proxies."""
+    deliver_sts: bool = True
+    """Whether domains' MTA-STS policies are fetched and obeyed."""
     deliver_port: int = 25
     """Port of the mail hosts (demo: 2525)."""
     deliver_sources: tuple[str, ...] = ()
@@ -179,6 +186,8 @@ def _check(settings: Settings) -> list[str]:
             f"MAILSLUICE_RENDER_ATTACHED={settings.render_attached} needs a MAILSLUICE_LARGEST of at least "
             f"{grown}: base64 makes a third more of attachments"
         )
+    if settings.dns_validates and not settings.dns:
+        faults.append("MAILSLUICE_DNS_VALIDATES needs MAILSLUICE_DNS: which resolver's word counts")
     if settings.deliver_port > 65_535:
         faults.append("MAILSLUICE_DELIVER_PORT must be at most 65535")
     if settings.log not in logging.getLevelNamesMapping():

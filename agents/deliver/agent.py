@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 import msgspec
@@ -18,6 +18,7 @@ from agents.deliver.journal import Journal
 from agents.deliver.policy import Settings, gate, retry_delay, state_of
 from agents.deliver.pool import Pool
 from agents.deliver.reports import Reports
+from agents.deliver.requirement import Requirement
 from agents.deliver.row import read_row
 from agents.deliver.smtp import Session
 from schemas.campaign import Campaign
@@ -49,6 +50,20 @@ STAGE = Stage(
 )
 
 
+class Policies(Protocol):
+    """What domains require of TLS: see ``agents.deliver.requirement``. Neither method raises."""
+
+    def cached(self, domain: str, hosts: MailHosts) -> tuple[Requirement, ...] | None:
+        """What is known at this moment, or None: then ask ``look_up``."""
+
+    def look_up(self, domain: str, hosts: MailHosts) -> Awaitable[tuple[Requirement, ...]]:
+        """For each of the hosts, or empty where all are opportunistic; within seconds."""
+
+
+_INSECURE = Meaning("tls", "domain", "transient", "retry", "local-tls")
+"""TLS that the domain or we require, and that its hosts do not give: waited for, never sent in clear."""
+
+
 class FreshView(View, Protocol):
     """A view that knows whether it is read to its end."""
 
@@ -67,6 +82,7 @@ class Deliver:
         suppressions: Callable[[int], FreshView],
         campaigns: Mapping[str, Campaign],
         hosts: Hosts,
+        policies: Policies,
         pool: Pool,
         allowance: Allowance,
         sources: Sequence[str],
@@ -84,6 +100,7 @@ class Deliver:
         ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``."""
         self._settings = settings
         self._suppressions, self._campaigns, self._hosts = suppressions, campaigns, hosts
+        self._policies = policies
         self._pool, self._allowance, self._rungs = pool, allowance, rungs
         self._meaning, self._fresh, self._epoch = meaning, fresh, epoch
         self._clock, self._monotonic, self._random = clock, monotonic, random
@@ -198,25 +215,28 @@ class Deliver:
     def _route(self, mail: Mail) -> None:
         hosts = self._hosts.cached(mail.domain)
         if hosts is not None:
-            self._queue(mail, hosts)
-            return
+            requires = self._policies.cached(mail.domain, hosts) if hosts.hosts else ()
+            if requires is not None:
+                self._queue(mail, hosts, requires)
+                return
         task = asyncio.get_running_loop().create_task(self._look_up(mail))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, mail: Mail) -> None:
         hosts = await self._hosts.mail_hosts(mail.domain)
+        requires = await self._policies.look_up(mail.domain, hosts) if hosts.hosts else ()
         if mail.stage == "waiting" and mail.feed is None:
-            self._queue(mail, hosts)
+            self._queue(mail, hosts, requires)
 
-    def _queue(self, mail: Mail, hosts: MailHosts) -> None:
+    def _queue(self, mail: Mail, hosts: MailHosts, requires: tuple[Requirement, ...]) -> None:
         if hosts.refused:
             reply = "556 5.1.10 null MX" if hosts.refused == "null_mx" else "550 5.1.2 no such domain"
             self._end(mail, self._outcome(mail, "bounced", hosts.refused, reply=reply, phase="dns"))
         elif not hosts.hosts:
             self._defer(mail, "dns", "nobody answered for the domain's mail hosts", "dns")
         else:
-            mail.hosts = hosts
+            mail.goes_to(hosts, requires)
             mail.provider = provider_of(hosts.names)
             self.feeds.put(mail, mail.provider or site_of(hosts.names))
 
@@ -304,6 +324,7 @@ class Deliver:
             meaning=meaning,
             mx=host,
             tls=session.facts.tls if session else "",
+            security=session.facts.security if session else "",
             seconds=attempt.seconds,
             final=final and state == "unknown",
         )
@@ -366,7 +387,7 @@ class Deliver:
         self._defer(mail, reason, why, "connect")
 
     def _defer(self, mail: Mail, reason: str, reply: str, phase: str, host: str = "") -> None:
-        meaning = self._meaning(reply, host, phase, mail.provider)
+        meaning = _INSECURE if phase == "starttls" else self._meaning(reply, host, phase, mail.provider)
         self._end(
             mail,
             self._outcome(mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning, mx=host),
@@ -386,6 +407,7 @@ class Deliver:
         meaning: Meaning | None = None,
         mx: str = "",
         tls: str = "",
+        security: str = "",
         seconds: float = 0.0,
         final: bool = False,
         detail: str = "",
@@ -415,6 +437,7 @@ class Deliver:
             source=mail.source,
             mx=mx,
             tls=tls,
+            security=security,
             dkim=mail.dkim,
             seconds=round(seconds, 4),
         )

@@ -31,6 +31,7 @@ class Facts:
     """What is known of a connection. ``size``: largest mail the server takes in bytes, 0 unknown.
 
     ``extensions``: keywords of its EHLO in capitals. ``tls``: protocol version, empty in clear.
+    ``security``: what that is worth, see ``schemas.outcome``.
     """
 
     host: str = ""
@@ -41,7 +42,7 @@ class Facts:
     size: int = 0
     tls: str = ""
     cipher: str = ""
-    verified: bool = False
+    security: str = ""
 
 
 @dataclass(slots=True)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import cast
 
 import aiosmtplib
 
+from agents.deliver import dane
 from agents.deliver.attempt import Facts, Timeouts
+from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from agents.deliver.smtp import Session
-from agents.deliver.tls import Tls, TlsMode, contexts, facts
+from agents.deliver.tls import Tls, contexts, facts
 from agents.deliver.wire import clean
 
 _BIND_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
@@ -61,7 +65,7 @@ class Settings:
     """How to connect. Times in seconds, each for one phase.
 
     ``hostname``: said in EHLO; must be the name that the source's PTR record gives. ``ehlo``: for the
-    banner and for each EHLO.
+    banner and for each EHLO. ``clock``: Unix seconds, for the dates of certificates.
     """
 
     hostname: str
@@ -72,6 +76,11 @@ class Settings:
     networks: Networks = field(default_factory=Networks)
     timeouts: Timeouts = field(default_factory=Timeouts)
     tls: Tls = field(default_factory=contexts)
+    clock: Callable[[], float] = time.time
+
+    def today(self) -> datetime:
+        """Now, as certificates count."""
+        return datetime.fromtimestamp(self.clock(), UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Target:
     host: str
     ip: str
     port: int = 0
-    tls: TlsMode = "opportunistic"
+    tls: Requirement = OPPORTUNISTIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,8 @@ class ConnectFailed:
 
     ``phase``: connect (with the banner), ehlo, starttls. ``code``: of the server's reply, else 0.
     ``why``: bounded: network (not an allowed destination), unreachable, timeout, closed, reply (it said
-    ``code``), nonsense, tls, no_hosts, stopping. ``retry_at``: monotonic seconds before which the pool
+    ``code``), nonsense, tls, no_hosts, stopping, and where somebody requires TLS that there is not: sts,
+    dane, tls_required. ``retry_at``: monotonic seconds before which the pool
     does not try this address again, 0 unknown; ``cached``: it was not tried now for that reason.
     """
 
@@ -103,6 +113,21 @@ class ConnectFailed:
     ip: str = ""
     retry_at: float = 0.0
     cached: bool = False
+
+    @property
+    def insecure(self) -> bool:
+        """Whether it failed for what the recipient's domain requires: nothing that concerns another one."""
+        return self.why in ("sts", "dane", "tls_required")
+
+
+_WHY = {"sts": "sts", "dane": "dane"}
+
+
+def forbidden(requires: Requirement) -> str:
+    """Why a host whose requirement is ``never`` gets no connection, in the words of a reply (RFC 3463)."""
+    if requires.why == "sts":
+        return "4.7.5 not sent: the domain's MTA-STS policy does not name this host"
+    return "4.7.5 not sent: nobody can vouch for the host's TLSA records"
 
 
 class _Failed(Exception):
@@ -117,26 +142,51 @@ async def connect(
     """A Session after EHLO and, where offered, STARTTLS; or why not. Never raises for what a server does.
 
     ``source``: local address to send from, empty for the system's choice. Where STARTTLS fails and TLS is
-    not required, connects once more and stays in clear (RFC 7435).
+    not required, connects once more, stays in clear (RFC 7435) and does so for three days.
     """
     if not settings.networks.allow(target.ip):
         text = f"{target.host} [{target.ip}] is not in a network that mail may go to"
         return ConnectFailed("connect", 0, text, False, "network", target.host, target.ip)
+    if target.tls.mode == "never":
+        text, why = forbidden(target.tls), target.tls.why
+        return ConnectFailed("starttls", 0, text, True, why, target.host, target.ip)
     try:
+        mode = target.tls.mode
+        if mode == "opportunistic" and settings.tls.is_broken(target.ip, clock()):
+            mode = "off"
         try:
-            return await _open(target, settings, source, clock)
+            return await _open(target, mode, settings, source, clock)
         except _Failed as failed:
-            if failed.phase != "starttls" or target.tls != "opportunistic":
+            if failed.phase != "starttls" or mode != "opportunistic":
                 raise
-            return await _open(replace(target, tls="off"), settings, source, clock)
+            session = await _open(target, "off", settings, source, clock)
+            settings.tls.broke(target.ip, clock())
+            return session
     except _Failed as failed:
-        temporary = not 500 <= failed.code < 600
-        return ConnectFailed(
-            failed.phase, failed.code, failed.text, temporary, failed.why, target.host, target.ip
-        )
+        return _failure(failed, target)
 
 
-async def _open(target: Target, settings: Settings, source: str, clock: Callable[[], float]) -> Session:
+def _failure(failed: _Failed, target: Target) -> ConnectFailed:
+    temporary, why, text = not 500 <= failed.code < 600, failed.why, failed.text
+    if failed.phase == "starttls":
+        # Whatever went wrong there, also a 5xx: it is no answer about any recipient.
+        temporary, why = True, _WHY.get(target.tls.why, "tls_required")
+        said = f"{failed.code} {text}" if failed.code else text
+        text = clean(f"4.7.5 not sent: {_ASKS[why]} and it failed: {said}")
+        return ConnectFailed(failed.phase, 0, text, temporary, why, target.host, target.ip)
+    return ConnectFailed(failed.phase, failed.code, text, temporary, why, target.host, target.ip)
+
+
+_ASKS = {
+    "sts": "the domain's MTA-STS policy asks for TLS with a verified certificate",
+    "dane": "the host's TLSA records ask for TLS with their certificate",
+    "tls_required": "TLS is required here",
+}
+
+
+async def _open(
+    target: Target, mode: str, settings: Settings, source: str, clock: Callable[[], float]
+) -> Session:
     sock = await _dial(target, settings, source)
     client = aiosmtplib.SMTP(hostname=target.ip, local_hostname=settings.hostname, start_tls=False, sock=sock)
     try:
@@ -144,9 +194,11 @@ async def _open(target: Target, settings: Settings, source: str, clock: Callable
             banner = await client.connect(timeout=settings.ehlo)
         await _greet(client, settings)
         raw = cast(asyncio.Transport, client.transport)
-        if target.tls != "off":
+        if mode != "off":
             await _encrypt(client, target, settings)
-        return _hand_over(client, raw, target, source, banner.message, settings, clock)
+        session = _hand_over(client, raw, target, source, banner.message, settings, clock)
+        session.facts = replace(session.facts, security=_security(session, target, mode, settings))
+        return session
     except BaseException:
         if client.transport is not None:
             cast(asyncio.Transport, client.transport).abort()
@@ -215,17 +267,41 @@ async def _greet(client: aiosmtplib.SMTP, settings: Settings) -> None:
 async def _encrypt(client: aiosmtplib.SMTP, target: Target, settings: Settings) -> None:
     """STARTTLS and EHLO once more (RFC 3207)."""
     if not client.supports_extension("starttls"):
-        if target.tls == "opportunistic":
+        if target.tls.mode == "opportunistic":
             return
-        raise _Failed("starttls", "tls", "the server does not offer STARTTLS, which is required here")
-    context = settings.tls.context(target.tls)
+        raise _Failed("starttls", "tls", "the server does not offer STARTTLS")
+    context = settings.tls.context(target.tls.mode)
     with _phase("starttls"):
         name = target.host.rstrip(".") or None
         await client.starttls(tls_context=context, server_hostname=name, timeout=settings.starttls)
+    found = cast(ssl.SSLObject, cast(asyncio.Transport, client.transport).get_extra_info("ssl_object"))
+    if target.tls.mode == "dane":
+        _authenticate(context.chain(found), target, settings)
     try:
         await _greet(client, settings)
     except _Failed as failed:  # TLS 1.3: the server's alert comes after our side of the handshake is done
         raise failed if failed.code else _Failed("starttls", "tls", failed.text) from None
+    context.keep(found)
+
+
+def _authenticate(chain: list[bytes], target: Target, settings: Settings) -> None:
+    """Against the TLSA records, also on a session taken up again: the records may have changed."""
+    why = dane.check(target.tls.tlsa, chain, target.tls.names, settings.today())
+    if why:
+        raise _Failed("starttls", "tls", why)
+
+
+def _security(session: Session, target: Target, mode: str, settings: Settings) -> str:
+    """What the connection is worth, in the words of ``schemas.outcome``."""
+    if not session.facts.tls:
+        return "broken" if mode == "off" else "clear"
+    if mode == "dane":
+        return "dane"
+    if mode == "verify":
+        return "sts" if target.tls.why == "sts" else "verified"
+    found = cast(ssl.SSLObject, session.ssl_object)
+    known = settings.tls.would_verify(settings.tls.context(mode).chain(found), target.host, settings.today())
+    return "verified" if known else "encrypted"
 
 
 def _hand_over(
@@ -255,7 +331,6 @@ def _hand_over(
         size=int(size) if size.isdigit() and len(size) < 16 else 0,
         tls=version,
         cipher=cipher,
-        verified=bool(version) and target.tls == "verify",
     )
     client.transport = client.protocol = None
     return Session(transport, raw, known, settings.timeouts, clock)

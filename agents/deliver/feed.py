@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import ConnectFailed
@@ -36,8 +36,8 @@ class Feed:
         self.bulk: deque[Mail] = deque()
         self.opening = 0
         self.failed_until = 0.0
-        """None of ``failed_hosts`` answered: they are not tried before (monotonic seconds)."""
-        self.failed_hosts: tuple[str, ...] = ()
+        """Nobody at ``failed_site`` answered: it is not tried before (monotonic seconds)."""
+        self.failed_site: Hashable = None
         self.crowded_until = 0.0
         """The provider refused one connection more: until then there are no more than ``beside`` it."""
         self.beside = 0
@@ -163,7 +163,7 @@ class Feeds:
             if not self._clear(mail):
                 return self._later(feed, AGAIN)
             now = self._monotonic()
-            if feed.failed_until > now and mail.hosts and mail.hosts.names == feed.failed_hosts:
+            if feed.failed_until > now and mail.site == feed.failed_site:
                 return self._later(feed, min(1.0, feed.failed_until - now))
             if not self._before(mail):
                 feed.pop(mail)
@@ -176,8 +176,6 @@ class Feeds:
     def _try(self, feed: Feed, mail: Mail, now: float) -> float | None:
         """Start ``mail`` from the first source that may; None: started. Else seconds to wait, 0 = for a session."""
         least = 0.0
-        assert mail.hosts is not None
-        site_hosts = mail.hosts.names
         feed.turn += 1
         for n in range(len(self._sources)):
             source = self._sources[(feed.turn + n) % len(self._sources)]
@@ -196,7 +194,7 @@ class Feeds:
             if wait > 0:
                 least = min(least or wait, wait)
                 continue
-            session = self._pool.take((source, site_hosts), rate.per_connection)
+            session = self._pool.take((source, mail.site), rate.per_connection)
             if session is None:
                 if self._pool.count((source, feed.key)) >= rate.connections and not feed.opening:
                     feed.busy[(name, mail.dkim)] += 1
@@ -244,11 +242,13 @@ class Feeds:
         try:
             assert mail.hosts is not None
             hosts = [
-                MxHost(host.name, host.preference, await self._hosts.addresses(host.name))
-                for host in mail.hosts.hosts
+                MxHost(
+                    host.name, host.preference, await self._hosts.addresses(host.name), 0, mail.requirement(n)
+                )
+                for n, host in enumerate(mail.hosts.hosts)
             ]
             found = await self._pool.acquire(
-                (source, mail.hosts.names),
+                (source, mail.site),
                 group,
                 hosts,
                 source,
@@ -270,14 +270,18 @@ class Feeds:
             self._crowded(mail, failed, group[0])
         if refused and self._pool.count(group):
             feed.crowded_until, feed.beside = now + CROWDED, self._pool.count(group)
+        elif failed.insecure:  # a matter of this mail's domain: the mails behind it go on
+            if mail.stage == "waiting":
+                mail.stage, mail.source = "ended", ""
+                self._unreachable(mail, failed)
         elif failed.cached:
-            feed.failed_hosts = mail.hosts.names if mail.hosts else ()
+            feed.failed_site = mail.site
             # Not tried for this mail: it waits; in a shared lane it steps aside when its patience ends.
             feed.failed_until = max(failed.retry_at, now + 0.5)
         elif mail.stage == "waiting":
             mail.stage = "ended"
             mail.source = "" if refused else group[0] or "default"  # what was refused is reported already
-            feed.failed_hosts = mail.hosts.names if mail.hosts else ()
+            feed.failed_site = mail.site
             feed.failed_until = max(failed.retry_at, now + 1.0)
             self._unreachable(mail, failed)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from agents import Reject, Ticket
 from agents.deliver.attempt import Attempt
+from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from schemas.codec import Record
 from schemas.hosts import MailHosts
 from schemas.mail import NOW, VERDICTS, is_verdict
@@ -53,8 +54,10 @@ class Mail:
         "queued",
         "rcpt",
         "received",
+        "requires",
         "session",
         "shared",
+        "site",
         "source",
         "stage",
         "stream",
@@ -102,6 +105,8 @@ class Mail:
         self.shared = "-lane-other-" in record.topic
         self.provider = record.text("provider")
         self.hosts: MailHosts | None = None
+        self.requires: tuple[Requirement, ...] = ()
+        self.site: Hashable = ()
         self.source = ""
         self.stage = "waiting"
         self.intended = False
@@ -112,6 +117,17 @@ class Mail:
         self.on_late: Callable[[Mail, Attempt], None]
         self.on_may_start: Callable[[Mail], bool]
         self.on_may_dot: Callable[[Mail], bool]
+
+    def goes_to(self, hosts: MailHosts, requires: tuple[Requirement, ...]) -> None:
+        """``requires``: for each of the hosts, or empty where all are opportunistic.
+
+        ``site`` is what its connections may be shared by: equal hosts that have to show the same."""
+        self.hosts, self.requires = hosts, requires
+        self.site = (hosts.names, requires) if requires else hosts.names
+
+    def requirement(self, n: int) -> Requirement:
+        """Of the host at ``n``."""
+        return self.requires[n] if self.requires else OPPORTUNISTIC
 
     def may_start(self) -> bool:
         """Asked just before MAIL."""

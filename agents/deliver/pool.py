@@ -1,6 +1,6 @@
 """Connections kept and counted: which are idle for a site, how many there may be, which MX to try next.
 
-A *site* is what a connection may be used for again (source, set of MX hosts, TLS mode); a *group* is what
+A *site* is what a connection may be used for again (source, set of MX hosts, what they have to show); a *group* is what
 connections are counted by (source x lane). Nothing waits for another destination here: each ``acquire``
 stands alone, and a host that failed is left alone for a while, so that it costs one time-out, not many.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from agents.deliver.connect import ConnectFailed, Target
+from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from agents.deliver.smtp import Session
-from agents.deliver.tls import TlsMode
 
 Connect = Callable[[Target, str], Awaitable[Session | ConnectFailed]]
 """``connect.connect`` with its settings bound: (target, source address)."""
@@ -27,7 +27,7 @@ class MxHost(NamedTuple):
     preference: int
     addresses: tuple[str, ...]
     port: int = 0
-    tls: TlsMode = "opportunistic"
+    tls: Requirement = OPPORTUNISTIC
 
 
 class Limits(NamedTuple):
@@ -81,7 +81,7 @@ class Pool:
         self._places: dict[Session, _Place] = {}
         self._idle: dict[Hashable, list[Session]] = {}
         self._counts: dict[Hashable, int] = {}
-        self._dead: dict[tuple[str, str, int], ConnectFailed] = {}
+        self._dead: dict[Hashable, ConnectFailed] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopping = False
         self._empty = asyncio.Event()
@@ -185,7 +185,7 @@ class Pool:
             found = await self._try(target, source, group)
             if isinstance(found, Session):
                 return found
-            if worst.why == "no_hosts" or found.temporary or not worst.temporary:
+            if worst.why == "no_hosts" or (not worst.insecure and (found.temporary or not worst.temporary)):
                 worst = found
             if self._crowded(found, group):
                 return found  # its other hosts would count the same connections
@@ -205,16 +205,19 @@ class Pool:
     async def _try(self, target: Target, source: str, group: Hashable) -> Session | ConnectFailed:
         """Connect, unless this address has just failed for this source."""
         key = (source, target.ip, target.port)
-        dead = self._dead.get(key)
+        # What one domain requires and does not get says nothing about its neighbours on the same host.
+        strict = (*key, target.tls)
+        dead = self._dead.get(key) or self._dead.get(strict)
         if dead and self._clock() < dead.retry_at:
             return replace(dead, cached=True)
         found = await self._connect(target, source)
         if isinstance(found, ConnectFailed):
             if found.why != "network" and not self._crowded(found, group):
                 found = replace(found, retry_at=self._clock() + self._settings.cooldown)
-                self._bury(key, found)
+                self._bury(strict if found.insecure else key, found)
         elif dead:
             self._dead.pop(key, None)
+            self._dead.pop(strict, None)
         return found
 
     def _crowded(self, failed: ConnectFailed, group: Hashable) -> bool:
@@ -222,7 +225,7 @@ class Pool:
         refused = failed.why == "reply" and failed.temporary and not failed.cached
         return refused and self.count(group) > 1
 
-    def _bury(self, key: tuple[str, str, int], failure: ConnectFailed) -> None:
+    def _bury(self, key: Hashable, failure: ConnectFailed) -> None:
         if len(self._dead) >= 10_000:
             now = self._clock()
             self._dead = {key: dead for key, dead in self._dead.items() if now < dead.retry_at}

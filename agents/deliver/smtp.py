@@ -63,6 +63,11 @@ class Session(asyncio.BufferedProtocol):
     # -- what its owner calls
 
     @property
+    def ssl_object(self) -> object:
+        """The TLS object of the connection, None in clear."""
+        return self._transport.get_extra_info("ssl_object")
+
+    @property
     def ready(self) -> bool:
         """Whether ``start`` may be called."""
         return self._phase is IDLE and not self._raw.is_closing()

@@ -11,6 +11,7 @@ mailsluice_attempt_seconds histogram provider
 mailsluice_bugs counter stage
 mailsluice_commits counter stage,result
 mailsluice_dead_letters counter stage,reason
+mailsluice_delivered_security counter provider,security
 mailsluice_delivery_age_seconds histogram provider,stream
 mailsluice_edge_requests counter edge,kind,status
 mailsluice_events counter kind

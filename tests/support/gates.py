@@ -18,6 +18,7 @@ from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.attempt import Attempt, Facts
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.policy import Settings
+from agents.deliver.requirement import Requirement
 from agents.deliver.row import newer, reduce_outcome
 from agents.deliver.smtp import Session
 from schemas.codec import Headers, Record
@@ -264,6 +265,21 @@ class Names:
         return self.ips.get(host, ("127.0.0.1",))
 
 
+class Asked:
+    """TLS policies: none, unless ``found`` says otherwise."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[Requirement, ...]] = {}
+        self.slow: dict[str, float] = {}
+
+    def cached(self, domain: str, hosts: MailHosts) -> tuple[Requirement, ...] | None:
+        return None if domain in self.slow else self.found.get(domain, ())
+
+    async def look_up(self, domain: str, hosts: MailHosts) -> tuple[Requirement, ...]:
+        await asyncio.sleep(self.slow.pop(domain, 0.0))
+        return self.found.get(domain, ())
+
+
 def hosts_of(*names: str) -> MailHosts:
     """MX records of these hosts, in this order."""
     return MailHosts(tuple(MxHost(10 * n, name) for n, name in enumerate(names)), "ok")
@@ -500,6 +516,7 @@ class GateTwo:
         self.servers: Any = pool or Servers()
         self.loop = asyncio.get_event_loop()
         self.names = changes.pop("names", None) or Names()
+        self.asked = Asked()
         self.suppressed = Suppressed()
         self.campaigns: dict[str, Any] = {}
         self.epoch, self.is_fresh, self.ahead = 1, True, 0.0
@@ -512,6 +529,7 @@ class GateTwo:
             suppressions=self.suppressed,
             campaigns=self.campaigns,
             hosts=self.names,
+            policies=self.asked,
             pool=self.servers,
             allowance=self.allowance,
             sources=changes.pop("sources", ()),

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.deliver.attempt import Attempt, Timeouts
 from agents.deliver.connect import ConnectFailed, Networks, Settings, Target, connect
+from agents.deliver.requirement import Requirement
 from agents.deliver.smtp import Session
 from tests.support.smtp_server import SmtpServer
 
@@ -55,10 +56,15 @@ def settings(**changes: Any) -> Settings:
     return Settings(hostname="client.test", timeouts=Timeouts(**times), **(found | changes))
 
 
+def asked(mode: Any) -> Requirement:
+    """A requirement out of its mode alone."""
+    return mode if isinstance(mode, Requirement) else Requirement(mode)
+
+
 async def dial(server: SmtpServer, **changes: Any) -> Session:
     """A session to the server; fails the test where there is none."""
     mode = changes.pop("tls_mode", "opportunistic")
-    target = Target("mx.test", server.host, server.port, mode)
+    target = Target("mx.test", server.host, server.port, asked(mode))
     found = await connect(target, settings(**changes))
     assert not isinstance(found, ConnectFailed), found
     return found

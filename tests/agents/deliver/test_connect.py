@@ -1,14 +1,20 @@
 """Connecting: addresses that are not allowed, banners, EHLO, STARTTLS, and every way they go wrong."""
 
 import asyncio
+import hashlib
 import socket
 import ssl
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agents.deliver.connect import ConnectFailed, Networks, Target, connect
+from agents.deliver.dane import Tlsa
+from agents.deliver.requirement import Requirement
 from agents.deliver.tls import contexts
-from tests.support.smtp_mail import dial, post, settings
+from tests.support.pki import issue
+from tests.support.smtp_mail import asked, dial, post, settings
 from tests.support.smtp_server import (
     CLOSE,
     RESET,
@@ -28,7 +34,7 @@ def certificate(tmp_path_factory):
 
 async def fail(server, **changes):
     mode = changes.pop("tls_mode", "opportunistic")
-    found = await connect(Target("mx.test", server.host, server.port, mode), settings(**changes))
+    found = await connect(Target("mx.test", server.host, server.port, asked(mode)), settings(**changes))
     assert isinstance(found, ConnectFailed)
     return found
 
@@ -95,7 +101,7 @@ async def test_the_facts_of_a_connection():
         assert (facts.host, facts.ip, facts.source) == ("mx.test", "127.0.0.1", "127.0.0.1")
         assert facts.banner == "mx.test ESMTP"
         assert facts.extensions == {"PIPELINING", "SIZE", "8BITMIME"}
-        assert (facts.size, facts.tls, facts.cipher, facts.verified) == (1234, "", "", False)
+        assert (facts.size, facts.tls, facts.cipher, facts.security) == (1234, "", "", "clear")
         assert server.seen[0].commands == ["EHLO client.test"]
 
 
@@ -204,7 +210,7 @@ async def test_starttls_is_used_where_offered_and_ehlo_said_again(certificate):
         session = await dial(server)
         assert session.facts.tls in ("TLSv1.2", "TLSv1.3")
         assert session.facts.cipher
-        assert not session.facts.verified
+        assert session.facts.security == "encrypted"
         assert server.seen[0].commands == ["EHLO client.test", "STARTTLS", "EHLO client.test"]
         assert (await post(session)).state == "accepted"
 
@@ -212,12 +218,12 @@ async def test_starttls_is_used_where_offered_and_ehlo_said_again(certificate):
 async def test_a_certificate_is_verified_when_asked_for(certificate):
     async with smtp_server(tls=certificate[0]) as server:
         found = await fail(server, tls_mode="verify")
-        assert (found.phase, found.why, found.temporary) == ("starttls", "tls", True)
+        assert (found.phase, found.why, found.temporary) == ("starttls", "tls_required", True)
         assert "CERTIFICATE_VERIFY_FAILED" in found.text
         trusting = contexts(str(certificate[1]))
         session = await dial(server, tls_mode="verify", tls=trusting)
-        assert session.facts.verified
-        target = Target("other.test", server.host, server.port, "verify")
+        assert session.facts.security == "verified"
+        target = Target("other.test", server.host, server.port, asked("verify"))
         assert isinstance(await connect(target, settings(tls=trusting)), ConnectFailed)
 
 
@@ -235,12 +241,110 @@ async def test_starttls_that_fails_is_followed_by_clear_text_once(starttls, cert
         assert [seen.commands[:2][-1].split(" ")[0] for seen in server.seen] == ["STARTTLS", "MAIL"]
 
 
-async def test_a_handshake_that_fails_is_followed_by_clear_text():
+async def test_a_handshake_that_fails_is_followed_by_clear_text_for_three_days():
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    where, now = settings(), 1000.0
     async with smtp_server(tls=old) as server:
-        session = await dial(server)
-        assert session.facts.tls == ""
-        assert len(server.seen) == 2
+
+        async def said(mode: str = "opportunistic") -> tuple[str, list[str]]:
+            server.seen.clear()
+            found = await connect(
+                Target("mx.test", server.host, server.port, asked(mode)), where, clock=lambda: now
+            )
+            security = "" if isinstance(found, ConnectFailed) else found.facts.security
+            return security, [seen.commands[-1].split(" ")[0] for seen in server.seen]
+
+        assert await said() == ("broken", ["STARTTLS", "EHLO"])
+        assert await said() == ("broken", ["EHLO"])
+        assert await said("require") == ("", ["STARTTLS"])
+        now += 3 * 86400 - 1
+        assert await said() == ("broken", ["EHLO"])
+        now += 1
+        assert await said() == ("broken", ["STARTTLS", "EHLO"])
+
+
+async def test_the_fallback_is_remembered_only_where_clear_text_went_through():
+    where = settings()
+    async with smtp_server(
+        tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), banner=Turns("220 hello", "554 no")
+    ) as server:
+        found = await connect(Target("mx.test", server.host, server.port), where)
+        assert isinstance(found, ConnectFailed)
+        assert (found.phase, found.code) == ("connect", 554)
+        assert not where.tls.broken
+
+
+async def test_a_session_is_taken_up_again_under_the_context_that_made_it(certificate):
+    where = settings(tls=contexts(str(certificate[1])))
+    async with smtp_server(tls=certificate[0]) as server:
+        target = Target("mx.test", server.host, server.port, asked("verify"))
+        for again in (False, True):
+            session = await connect(target, where)
+            assert session.ssl_object.session_reused is again
+            assert (await post(session)).state == "accepted"
+            session.close()
+        # What was verified for one name, and what was not verified at all, is not taken up for another.
+        session = await connect(Target("mx.test", server.host, server.port), where)
+        assert not session.ssl_object.session_reused
+        found = await connect(Target("other.test", server.host, server.port, asked("verify")), where)
+        assert isinstance(found, ConnectFailed)
+
+
+async def test_opportunistic_tls_says_what_verification_would_have_said(tmp_path):
+    root = issue("Root", authority=True)
+    (tmp_path / "root.pem").write_bytes(root.pem)
+    mine = root.issue("Middle", authority=True).issue("mx.test").server(tmp_path)
+    trusting = settings(tls=contexts(str(tmp_path / "root.pem")))
+    async with smtp_server(tls=mine) as server:
+        for host, expected in (("mx.test", "verified"), ("other.test", "encrypted"), ("mx.test", "verified")):
+            session = await connect(Target(host, server.host, server.port), trusting)
+            assert session.facts.security == expected
+    async with smtp_server(tls=issue("mx.test").server(tmp_path)) as server:
+        session = await connect(Target("mx.test", server.host, server.port), trusting)
+        assert session.facts.security == "encrypted"
+
+
+async def test_a_chain_under_the_authority_of_a_record(tmp_path):
+    root = issue("Root", authority=True)
+    mine = root.issue("Middle", authority=True).issue("mx.test").server(tmp_path)
+    where, digest = settings(), hashlib.sha256(root.spki).digest()
+    async with smtp_server(tls=mine) as server:
+        for names, expected in ((("mx.test",), "dane"), (("a.test", "b.test"), "")):
+            asks = Requirement("dane", "dane", (Tlsa(2, 1, 1, digest),), names)
+            found = await connect(Target("mx.test", server.host, server.port, asks), where)
+            assert ("" if isinstance(found, ConnectFailed) else found.facts.security) == expected
+
+
+def _key_of(path) -> bytes:
+    found = x509.load_pem_x509_certificate(path.read_bytes()[path.read_bytes().index(b"-----BEGIN CERT") :])
+    key = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).digest()
+
+
+async def test_dane_takes_the_certificate_of_its_record_and_no_other(certificate):
+    """DANE-EE with SHA-256 of the key, the common form; on a session taken up again too."""
+    where, good = settings(), Tlsa(3, 1, 1, _key_of(certificate[1]))
+    async with smtp_server(tls=certificate[0]) as server:
+
+        async def dane(*records: Tlsa):
+            asks = Requirement("dane", "dane", records)
+            return await connect(Target("any.test", server.host, server.port, asks), where)
+
+        first, second = await dane(good), await dane(good)
+        assert (first.facts.security, second.facts.security) == ("dane", "dane")
+        assert second.ssl_object.session_reused
+        found = await dane(Tlsa(3, 1, 1, bytes(32)))
+        assert (found.phase, found.why, found.temporary) == ("starttls", "dane", True)
+        assert "no TLSA record matches" in found.text
+        assert server.seen[-1].commands == ["EHLO client.test", "STARTTLS"]  # not even EHLO to a stranger
+
+
+async def test_a_host_that_may_not_have_the_mail_gets_no_connection():
+    async with smtp_server() as server:
+        for why in ("sts", "dane"):
+            found = await fail(server, tls_mode=Requirement("never", why))
+            assert (found.why, found.temporary, found.insecure) == (why, True, True)
+        assert server.seen == []
 
 
 @pytest.mark.parametrize("mode", ["require", "verify"])
@@ -251,7 +355,7 @@ async def test_required_tls_never_falls_back(mode):
         assert len(server.seen) == 1
     async with smtp_server() as server:
         found = await fail(server, tls_mode=mode)
-        assert (found.phase, found.why) == ("starttls", "tls")
+        assert (found.phase, found.why) == ("starttls", "tls_required")
         assert "does not offer STARTTLS" in found.text
 
 
