@@ -30,7 +30,12 @@ class Complaint(msgspec.Struct, frozen=True):
     def counts(self) -> bool:
         """Whether somebody complains: ``not-spam`` takes a mail out of the spam folder, the rest is our own
         authentication (auth-failure, dmarc) or nobody's verdict (virus, other)."""
-        return self.feedback in ("abuse", "fraud", "opt-out", "opt-out-list", "miscategorized")
+        return self.feedback in ("abuse", "fraud", "miscategorized")
+
+    @property
+    def leaves(self) -> bool:
+        """Whether somebody only wants no more of it (RFC 6430's neighbours ``opt-out``, ``opt-out-list``)."""
+        return self.feedback in ("opt-out", "opt-out-list")
 
 
 def parse(text: str, original: Fields) -> Complaint:
@@ -39,7 +44,10 @@ def parse(text: str, original: Fields) -> Complaint:
     signature = _DOMAIN.search(original["dkim-signature"])
     return Complaint(
         feedback=given["feedback-type"].split(";")[0].strip().lower()[:40] or "abuse",
-        recipient=mailbox(given["original-rcpt-to"]) or mailbox(given["removal-recipient"]),
+        recipient=mailbox(given["original-rcpt-to"])
+        or mailbox(given["removal-recipient"])
+        or mailbox(original["x-hmxmroriginalrecipient"])
+        or mailbox(original["to"]),
         message_id=(original["message-id"] or given["original-message-id"])[:300],
         mail_from=mailbox(given["original-mail-from"]) or mailbox(original["return-path"]),
         source=given["source-ip"].split(" ")[0][:64],
@@ -47,6 +55,11 @@ def parse(text: str, original: Fields) -> Complaint:
             :253
         ].lower(),
     )
+
+
+def mailboxes(value: str) -> list[str]:
+    """The addresses in a header value (To, Cc), at most twenty."""
+    return list(dict.fromkeys(_MAILBOX.findall(value[:4000])))[:20]
 
 
 def mailbox(value: str) -> str:

@@ -7,14 +7,14 @@ the caller, from a token.
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import msgspec
 
 from agents.classify import arf, bounces
-from agents.classify.mime import Fields, Part, fields, parts, split
+from agents.classify.answers import Kind
+from agents.classify.answers import kind_of_answer as _answer
+from agents.classify.mime import Fields, Part, decoded, fields, page_text, parts, split, unworded
 
-Kind = Literal["dsn", "arf", "auto_reply", "unsubscribe", "reply", "other"]
 LARGEST = 1_000_000
 """Bytes of a message that are looked at."""
 MOST_RECIPIENTS = 50
@@ -25,7 +25,8 @@ class Recipient(msgspec.Struct, frozen=True):
     """What a report says of one recipient. ``action``: failed, delayed, delivered, relayed or expanded.
 
     ``status`` is the enhanced code, ``reply`` the remote host's words with a code in front of them where
-    one is known, ``mta`` the host that said it.
+    one is known, ``mta`` the host that said it. ``final`` is the address where it failed, where that is
+    another: a forward's.
     """
 
     address: str
@@ -33,6 +34,7 @@ class Recipient(msgspec.Struct, frozen=True):
     status: str = ""
     reply: str = ""
     mta: str = ""
+    final: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ def parse_mail(raw: bytes) -> Report:
     return Report(
         kind=kind,
         recipients=tuple(recipients[:MOST_RECIPIENTS]),
-        subject=headers["subject"][:200],
+        subject=unworded(headers["subject"])[:200],
         sender=arf.mailbox(headers["from"]),
         message_id=(message_id or headers["in-reply-to"])[:300],
         feedback_id=feedback_id[:300],
@@ -70,29 +72,97 @@ def _kind(headers: Fields, found: list[Part]) -> tuple[Kind, list[Recipient], ar
     for part in found:
         if part.kind == "message/feedback-report":
             return "arf", [], arf.parse(part.text, _returned(found))
-    recipients = [r for part in found if _is_status(part) for r in recipients_of(part.text)]
-    if recipients:
-        return "dsn", recipients, None
-    if any(part.kind == "message/disposition-notification" for part in found):
-        return "auto_reply", [], None  # RFC 8098: read or deleted, by whatever; says nothing of the address
-    guess = bounces.guess(headers, "\n".join(part.text for part in found if part.kind == "text/plain"))
-    if guess:
-        delayed, seen = guess
-        action = "delayed" if delayed else "failed"
-        return "dsn", [Recipient(who, action, status, reply) for who, status, reply in seen], None
-    return _answer(headers), [], None
+    if any(part.kind in _MESSAGES and b"X-HmXmrOriginalRecipient" in part.body[:20_000] for part in found):
+        return "arf", [], arf.parse("", _returned(found))  # Microsoft's JMRP: only the mail that it is about
+    report = headers["content-type"].lower().startswith("multipart/report")
+    said = _of_status(headers, found, report)
+    if said and all(who.address and len(who.reply) > 12 for who in said):
+        return "dsn", said, None
+    text = _words(found)
+    if not said and not bounces.is_bounce(headers, text, report and _returns_something(found)):
+        return _answer(headers, found, text), [], None
+    spelt = bounces.recipients(headers, text, _meant(found))
+    if said:
+        return "dsn", [_completed(who, spelt, len(said)) for who in said], None
+    if not spelt:
+        return _answer(headers, found, text), [], None
+    delayed = bounces.is_delayed(unworded(headers["subject"]), bounces.before_original(text))
+    action = "delayed" if delayed else "failed"
+    return "dsn", [Recipient(who.address, action, who.status, who.reply) for who in spelt], None
 
 
+def _completed(who: Recipient, spelt: list[bounces.Found], many: int) -> Recipient:
+    """What the report's own words add where its fields say little."""
+    same = [one for one in spelt if one.address.lower() in (who.address.lower(), who.final.lower())]
+    near = same or (spelt if many == 1 else [])
+    if not near:
+        return who
+    one = near[0]
+    words = one.reply if len(who.reply) <= 12 and one.reply else who.reply
+    if who.status and words is one.reply and not _CODE.search(words) and not _HAS_CODE.match(words):
+        words = f"{who.status} {words}"
+    return msgspec.structs.replace(
+        who, address=who.address or one.address, status=who.status or one.status, reply=words[:LONGEST_REPLY]
+    )
+
+
+def _of_status(headers: Fields, found: list[Part], report: bool) -> list[Recipient]:
+    """The recipients of the machine-readable parts, each once."""
+    status = [part for part in found if part.kind in _STATUS_KINDS]
+    if status and not report and not _sent_by_machine(headers):
+        status = []  # somebody attached a report to a mail of their own
+    if not status and (report or _sent_by_machine(headers)):
+        status = [part for part in found if _is_status(part)]
+        if not status:  # an appliance put the report into a mail of its own
+            inner = [one for part in found if part.kind in _MESSAGES for one in parts(part.body.lstrip())[1]]
+            status = [part for part in inner if part.kind in _STATUS_KINDS]
+    seen: dict[tuple[str, str], Recipient] = {}
+    for part in status:
+        for who in recipients_of(part.text):
+            key = (who.address.lower(), who.action)
+            if key not in seen or len(seen[key].reply) < len(who.reply):
+                seen[key] = who
+    return list(seen.values())
+
+
+def _sent_by_machine(headers: Fields) -> bool:
+    return bounces.is_bounce(headers, "", False)
+
+
+_STATUS_KINDS = ("message/delivery-status", "message/global-delivery-status")
+_MESSAGES = ("message/rfc822", "message/global")
 _STATUS_FIELDS = re.compile(r"^(?:final|original)-recipient\s*:", re.IGNORECASE | re.MULTILINE)
+_ACTION_FIELD = re.compile(r"^action\s*:", re.IGNORECASE | re.MULTILINE)
 
 
 def _is_status(part: Part) -> bool:
     # Some gateways label the report text/plain or application/octet-stream.
-    return part.kind in ("message/delivery-status", "message/global-delivery-status") or (
+    return (
         not part.kind.startswith("message/")
         and bool(_STATUS_FIELDS.search(part.text))
-        and re.search(r"^action\s*:", part.text, re.IGNORECASE | re.MULTILINE) is not None
+        and _ACTION_FIELD.search(part.text) is not None
     )
+
+
+def _returns_something(found: list[Part]) -> bool:
+    """A report is about a delivery unless it says that it is about a disposition."""
+    return not any(part.kind == "message/disposition-notification" for part in found)
+
+
+def _words(found: list[Part]) -> str:
+    """The text of a report: its plain parts, else its pages."""
+    text = "\n".join(part.text for part in found[:12] if part.kind in ("text/plain", "text", "text/x-plain"))
+    if text.strip():
+        return text
+    pages = [page_text(part.text) for part in found[:12] if part.kind == "text/html"]
+    return "\n".join(pages)
+
+
+def _meant(found: list[Part]) -> list[str]:
+    """Whom the returned mail was for, as its header says."""
+    header = _returned(found)
+    written = header["to"] or header["x-original-to"] or header["delivered-to"]
+    return arf.mailboxes(written)
 
 
 _ACTIONS = ("failed", "delayed", "delivered", "relayed", "expanded")
@@ -102,18 +172,25 @@ _CODE = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
 def recipients_of(text: str) -> list[Recipient]:
     """The per-recipient groups of a delivery-status (RFC 3464 section 2.3)."""
     found = []
-    for group in re.split(r"\n[ \t]*\n", text)[: MOST_RECIPIENTS * 2]:
+    for group in re.split(r"\n[ \t]*\n", text.strip())[: MOST_RECIPIENTS * 2]:
         given = fields(group)
-        address = _typed(given["original-recipient"]) or _typed(given["final-recipient"])
+        final = _typed(given["final-recipient"]) or _typed(given["x-actual-recipient"])
+        address = _typed(given["original-recipient"])
+        if "@" not in address:
+            address = final if "@" in final else (_typed(given["x-actual-recipient"]) or final or address)
         status = match.group(1) if (match := _CODE.search(given["status"])) else ""
         action = given["action"].split(" ")[0].strip(";,.").lower()
-        if not (address or action in _ACTIONS) or not (action or status):
+        diagnostic = given["diagnostic-code"]
+        if not (address or action in _ACTIONS) or not (action or status or diagnostic):
             continue
         if action not in _ACTIONS:
-            action = {"5": "failed", "4": "delayed"}.get(status[:1], "delivered")
-        reply = _reply(given["diagnostic-code"], status)
+            action = {"4": "delayed", "2": "delivered"}.get(
+                status[:1], "failed" if status or diagnostic else "delivered"
+            )
+        reply = _reply(diagnostic, status)
         mta = given["remote-mta"].rpartition(";")[2].strip()[:255]
-        found.append(Recipient(address, action, status, reply, mta))
+        other = final if final.lower() != address.lower() else ""
+        found.append(Recipient(address, action, status, reply, mta, other))
     return found
 
 
@@ -151,9 +228,17 @@ def _reply(diagnostic: str, status: str) -> str:
 def _returned(found: list[Part]) -> Fields:
     """The header of the mail that the report is about."""
     for part in found:
-        if part.kind in ("message/rfc822", "message/global"):
-            return split(part.body.lstrip())[0]
-        if part.kind in ("text/rfc822-headers", "message/rfc822-headers", "message/global-headers"):
+        if part.kind in _MESSAGES:
+            raw = part.body.lstrip()
+            if part.headers["content-transfer-encoding"].strip().lower() in ("base64", "quoted-printable"):
+                raw = decoded(raw, part.headers["content-transfer-encoding"]).lstrip()
+            return split(raw)[0]
+        if part.kind in (
+            "text/rfc822-headers",
+            "message/rfc822-headers",
+            "message/global-headers",
+            "text/rfc822",
+        ):
             return fields(part.text)
     for part in found:
         if part.kind == "text/plain" and (at := part.text.lower().rfind("\nmessage-id:")) >= 0:
@@ -161,35 +246,3 @@ def _returned(found: list[Part]) -> Fields:
             start = part.text.rfind("\n\n", 0, at) + 1
             return fields(part.text[start : at + 5000].lstrip("\n").partition("\n\n")[0])
     return Fields()
-
-
-# --- answers -----------------------------------------------------------------------------------------
-
-_AUTO_SUBJECT = re.compile(
-    r"^\W{0,4}(?:(?:re|aw|sv|antw)\s*:\s*)?(?:auto(?:matic|mated|matische)?[ -]?(?:reply|response|antwort|:)|out of (?:the )?office|"
-    r"abwesenheit|r[ée]ponse automatique|respuesta autom|risposta automatica|automaattinen|autosvar|ooo\b|"
-    r"on vacation|urlaub|absence du bureau|fuera de (?:la )?oficina|away from)",
-    re.IGNORECASE,
-)
-_UNSUBSCRIBE = re.compile(
-    r"^\W{0,4}(?:unsubscribe|abmelden|d[ée]sabonner|d[ée]sinscri\w*|remove me)\b", re.IGNORECASE
-)
-
-
-def _answer(headers: Fields) -> Kind:
-    submitted = headers["auto-submitted"].lower()
-    precedence = headers["precedence"].lower()
-    if (
-        (submitted and not submitted.startswith("no"))
-        or "x-autoreply" in headers
-        or "x-autorespond" in headers
-        or "x-auto-reply-from" in headers
-        or precedence in ("auto_reply", "auto-reply")
-        or _AUTO_SUBJECT.match(headers["subject"])
-    ):
-        return "auto_reply"
-    if _UNSUBSCRIBE.match(headers["subject"]):
-        return "unsubscribe"
-    if precedence in ("bulk", "list", "junk") or "list-id" in headers or not arf.mailbox(headers["from"]):
-        return "other"
-    return "reply"

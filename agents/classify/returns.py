@@ -36,6 +36,11 @@ def of_report(
                 replace(base, kind="complained", id=event_id(mail, "complained", "" if owner else f"{time:.3f}"), action="complaint",
                         reason=report.complaint.feedback, klass="complaint"), owner
             )  # fmt: skip
+        case "arf" if report.complaint and report.complaint.leaves:
+            return _checked(
+                replace(base, kind="unsubscribed", id=event_id(mail, "unsubscribed", "arf" if owner else f"{time:.3f}"),
+                        action="unsubscribe", reason=report.complaint.feedback), owner
+            )  # fmt: skip
         case "unsubscribe" if owner:
             return replace(base, kind="unsubscribed", reason="mailto", action="unsubscribe",
                            id=event_id(mail, "unsubscribed", f"{time:.3f}"))  # fmt: skip
@@ -57,7 +62,7 @@ def _of_dsn(report: Report, base: MailEvent, owner: Owner | None, meaning: Class
     found = _concerned(report.recipients, base.to)
     if found is None:
         return None
-    said = meaning(found.reply or found.status, found.mta, base.provider)
+    said = meaning_of(found, meaning, base.provider)
     failed = found.action == "failed"
     event = replace(
         base,
@@ -71,7 +76,7 @@ def _of_dsn(report: Report, base: MailEvent, owner: Owner | None, meaning: Class
         klass=said.klass,
         scope=said.scope,
         rule=said.rule,
-        action=action_of(said, failed),
+        action=said.action,
         terminal=failed,
     )
     return _checked(event, owner)
@@ -87,12 +92,37 @@ def _concerned(recipients: tuple[Recipient, ...], to: str) -> Recipient | None:
     return None
 
 
+_EXPIRED = ("4.4.7", "5.4.7")
+
+
+def meaning_of(who: Recipient, meaning: Classifier, provider: str = "") -> Meaning:
+    """What a report says of a recipient, the action included.
+
+    Where no host's code is given, the words decide, and as those of a final refusal: no report of a failure
+    says "try again". Where they mean nothing either, the status decides that goes with them.
+    """
+    failed = who.action == "failed"
+    if failed and who.status in _EXPIRED:
+        said = meaning(who.status, who.mta, provider)  # their patience ended: the words only tell that
+        return replace(said, action=action_of(said, failed))
+    said = meaning(who.reply or who.status, who.mta, provider)
+    if failed and not said.code and said.permanence == "unknown" and who.reply:
+        final = meaning(f"554 {who.reply}", who.mta, provider)
+        if final.rule == said.rule and final.action == "suppress":
+            said = final
+    if said.klass == "unclassified" and who.status:
+        said = meaning(f"{who.status} {who.reply}", who.mta, provider)
+    return replace(said, action=action_of(said, failed))
+
+
 def action_of(said: Meaning, failed: bool) -> Action:
     """What to do about a recipient of a report whose reply means ``said``; not ``failed``: delayed."""
     if not failed:
         return "retry"
     if said.action == "retry":  # they tried for days: it counts, but no single one of these suppresses
         return "soft" if said.scope in ("address", "domain") else "hold"
+    if said.action == "hold" and said.klass == "network" and said.scope == "domain":
+        return "soft"  # "550 message expired": nothing was refused
     return "hold" if said.action in ("slow", "none") else said.action
 
 

@@ -7,17 +7,15 @@ import stat
 import sys
 from collections.abc import Iterator
 from importlib import resources
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import msgspec
 import orjson
 
-from agents.classify.dsn import LARGEST, Recipient, Report, parse_mail
-from agents.classify.returns import action_of
-from schemas.reply import Meaning, Rules, load_rules
+from schemas.reply import Rules, load_rules
 from schemas.reply import classify as meaning_of
+from streams.ops.returned_mail import answers, fields_of
 
 LONGEST_LINE = 1_000_000
 """Bytes of one line of input; a longer one is an error, and the next line goes on."""
@@ -36,13 +34,15 @@ class Asked(msgspec.Struct, frozen=True):
 @click.option(
     "--mail", is_flag=True, help="FILES are mails: bounces, abuse reports, answers (- = standard input)."
 )
+@click.option("--json", "_json", is_flag=True, help="JSON lines: what is printed anyhow.")
 @click.argument("files", nargs=-1)
-def classify(mail: bool, files: tuple[str, ...]) -> None:
+def classify(mail: bool, _json: bool, files: tuple[str, ...]) -> None:
     """What SMTP replies mean: replies on standard input, one a line; or mails that came back, in FILES.
 
     A line is the reply as it came, or JSON with "reply" and, where known, "mx" (the host that said it),
     "phase" (connect, ehlo, starttls, mail, rcpt, data, dot) and "provider". Each answer is one line of
-    JSON: class, scope, permanence, action, rule; for a mail: file, kind, recipients.
+    JSON: class, scope, permanence, action, rule; for a mail: file, kind (bounce, delayed, complaint,
+    unsubscribe, auto_reply, none) and recipients, each with its address, status, reply and these fields.
 
     action is one of suppress (bad address), soft (counts in the window), retry (transient), slow (the lane
     or the recipient is too fast), hold (block, policy, content or our own fault), complaint, unsubscribe,
@@ -80,7 +80,7 @@ def _replies(rules: Rules, source: BinaryIO) -> bool:
         said = meaning_of(
             rules, asked.reply, mx=asked.mx or "", phase=asked.phase or "", provider=asked.provider or ""
         )
-        out.write(orjson.dumps(_fields(said)) + b"\n")
+        out.write(orjson.dumps(fields_of(said)) + b"\n")
         if at_once:
             out.flush()
     out.flush()
@@ -118,58 +118,13 @@ def _asked(line: bytes | None) -> Asked | None:
 
 def _mails(rules: Rules, files: tuple[str, ...]) -> bool:
     good = True
-    for name in files:
-        try:
-            raw = _read(name)
-        except OSError as error:
-            click.echo(f"{name}: {error.strerror or error}", err=True)
+    for name, found in answers(rules, files):
+        if isinstance(found, OSError):
+            click.echo(f"{name}: {found.strerror or found}", err=True)
             good = False
-            continue
-        report = parse_mail(raw)
-        recipients = [{"address": who.address, "status": who.status, "reply": who.reply, **_fields(said)}
-                      for who, said in meanings(rules, report)]  # fmt: skip
-        click.echo(orjson.dumps({"file": name, "kind": report.kind, "recipients": recipients}))
+        else:
+            click.echo(orjson.dumps(found))
     return good
-
-
-def _read(name: str) -> bytes:
-    if name == "-":
-        return sys.stdin.buffer.read(LARGEST)
-    with Path(name).open("rb") as file:
-        return file.read(LARGEST)
-
-
-def meanings(rules: Rules, report: Report) -> list[tuple[Recipient, Meaning]]:
-    """What a mail that came back says of each recipient."""
-    if report.kind == "arf" and report.complaint:
-        said = Meaning("complaint", "address", "permanent", "complaint", f"arf-{report.complaint.feedback}")
-        if not report.complaint.counts:
-            said = msgspec.structs.replace(said, klass="feedback", permanence="unknown", action="none")
-        return [(Recipient(report.complaint.recipient, ""), said)]
-    if report.kind == "unsubscribe":
-        left = Meaning("unsubscribe", "address", "permanent", "unsubscribe", "mailto")
-        return [(Recipient(report.sender, ""), left)]
-    return [(who, _of_recipient(rules, who)) for who in report.recipients]
-
-
-def _of_recipient(rules: Rules, who: Recipient) -> Meaning:
-    if who.action not in ("failed", "delayed"):
-        return Meaning("accepted", "", "unknown", "none", f"dsn-{who.action}")
-    said = meaning_of(rules, who.reply or who.status, mx=who.mta)
-    return msgspec.structs.replace(said, action=action_of(said, who.action == "failed"))
-
-
-def _fields(said: Meaning) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "class": said.klass,
-        "scope": said.scope,
-        "permanence": said.permanence,
-        "action": said.action,
-        "rule": said.rule,
-    }
-    if said.names:
-        found["names"] = dict(said.names)
-    return found
 
 
 def _has_fileno(source: BinaryIO) -> bool:

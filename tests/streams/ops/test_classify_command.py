@@ -114,7 +114,13 @@ def test_mails(tmp_path):
     found, said = asked("", "--mail", *(str(tmp_path / name) for name in mails))
     assert found.exit_code == 0
     told = {one["file"].rpartition("/")[2]: one for one in said}
-    assert [one["kind"] for one in told.values()] == ["dsn", "arf", "arf", "auto_reply", "unsubscribe"]
+    assert [one["kind"] for one in told.values()] == [
+        "bounce",
+        "complaint",
+        "none",
+        "auto_reply",
+        "unsubscribe",
+    ]
     anna, bob, cleo = told["dsn.eml"]["recipients"]
     assert (anna["address"], anna["status"], anna["reply"]) == (
         "anna@example.org",
@@ -133,7 +139,7 @@ def test_a_mail_on_standard_input_and_a_missing_one(tmp_path):
     found, said = asked(DSN, "--mail", str(tmp_path / "missing.eml"), "-")
     assert found.exit_code == 1
     assert "missing.eml: No such file" in found.stderr
-    assert said[0]["kind"] == "dsn"
+    assert said[0]["kind"] == "bounce"
 
 
 def test_wrong_usage():
