@@ -18,6 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
+    "inbound": (
+        "streams.ops.inbound:inbound",
+        "Put mail that came back (eml, mbox, Maildir) on mail-inbound.",
+    ),
     "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
     "chaos": ("streams.ops.chaos.command:command", "Kill everything under load, then balance the books."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),
