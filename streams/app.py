@@ -337,7 +337,9 @@ class App:
             suppressions=suppressions,
             campaigns=await self._table_of_campaigns(),
             hosts=self._resolver,
-            policies=TlsPolicies(self._resolver, sts if settings.deliver_sts else None, delivery.asks),
+            policies=TlsPolicies(
+                self._resolver, sts if settings.deliver_sts else None, delivery.asks, settings.deliver_port
+            ),
             pool=pool,
             allowance=allowance,
             sources=settings.deliver_sources,

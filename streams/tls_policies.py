@@ -18,8 +18,8 @@ from schemas.lanes import provider_of
 class Tlsas(Protocol):
     """What is asked of DNS (``streams.resolver.Resolver``)."""
 
-    def tlsa(self, host: str) -> Awaitable[HostTlsa]:
-        """About the certificates of an MX host."""
+    def tlsa(self, host: str, port: int) -> Awaitable[HostTlsa]:
+        """About the certificates of an MX host at this port."""
 
 
 class StsPolicies(Protocol):
@@ -38,16 +38,18 @@ ENTRIES = 200_000
 
 
 class TlsPolicies:
-    """``agents.deliver.agent.Policies``. ``sts`` None: MTA-STS is not asked for."""
+    """``agents.deliver.agent.Policies``. ``sts`` None: MTA-STS is not asked for. ``port``: of the MX hosts."""
 
     def __init__(
         self,
         names: Tlsas,
         sts: StsPolicies | None,
         asks: Asks,
+        port: int = 25,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names, self._sts, self._asks, self._monotonic = names, sts, asks, monotonic
+        self._port = port
         self._kept: OrderedDict[str, tuple[MailHosts, float, tuple[Requirement, ...]]] = OrderedDict()
         self._asking: dict[tuple[str, MailHosts], asyncio.Task[tuple[Requirement, ...]]] = {}
 
@@ -89,5 +91,5 @@ class TlsPolicies:
         """By host, of those whose MX record was validated (RFC 7672 section 2.2.1)."""
         if not hosts.secure:
             return {}
-        found = await asyncio.gather(*(self._names.tlsa(name) for name in hosts.names))
+        found = await asyncio.gather(*(self._names.tlsa(name, self._port) for name in hosts.names))
         return dict(zip(hosts.names, found, strict=True))
