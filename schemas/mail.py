@@ -23,6 +23,7 @@ change what they must, so that nobody parses a body to route it.
 ``note``       gmail_clips where render found HTML so long that Gmail cuts it; else absent
 ``priority``   0 .. 9
 ``received``   Unix seconds when the send was received (latency counts from it)
+``reply``      what the last attempt was told, at most 500 characters; absent before the second
 ``next``       on the ladder: the topic that the record goes to when due; ``due`` Unix seconds
 ``traceparent``  W3C trace context, passed on as it came
 =============  =============================================================================

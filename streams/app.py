@@ -331,7 +331,10 @@ class App:
         )
         agent = Deliver(
             deliver_policy.Settings(
-                unacked=settings.deliver_unacked, first_retry=settings.rungs[0], last_retry=settings.rungs[-1]
+                unacked=settings.deliver_unacked,
+                first_retry=settings.rungs[0],
+                last_retry=settings.rungs[-1],
+                greylist=5 * settings.rungs[0],
             ),
             rows=rows,
             suppressions=suppressions,

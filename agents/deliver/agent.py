@@ -15,7 +15,7 @@ from agents.deliver.connect import ConnectFailed
 from agents.deliver.feed import Feed, Feeds
 from agents.deliver.job import Mail
 from agents.deliver.journal import Journal
-from agents.deliver.policy import Settings, gate, retry_delay, state_of
+from agents.deliver.policy import Settings, come_back, gate, retry_delay, says_never, state_of
 from agents.deliver.pool import Pool
 from agents.deliver.reports import Reports
 from agents.deliver.requirement import Requirement
@@ -62,6 +62,10 @@ class Policies(Protocol):
 
 _INSECURE = Meaning("tls", "domain", "transient", "retry", "local-tls")
 """TLS that the domain or we require, and that its hosts do not give: waited for, never sent in clear."""
+
+
+LAST = 500
+"""Characters of the last reply that go with a mail through its waiting."""
 
 
 class FreshView(View, Protocol):
@@ -312,6 +316,11 @@ class Deliver:
         meaning = self._meaning(attempt.reply, host, attempt.phase, mail.provider)
         if attempt.local or attempt.state in ("failed", "lost"):
             permanence = "permanent" if attempt.local else "transient"
+            if attempt.local and meaning.action == "hold":
+                # Nobody refused it: what this server cannot take says nothing about us or our rate.
+                meaning = _changed_meaning(meaning)
+        elif says_never(attempt.reply):
+            permanence = "permanent"
         else:
             permanence = meaning.permanence
         state, final = state_of(attempt.state, permanence, mail.once)
@@ -425,7 +434,8 @@ class Deliver:
             time=round(self._clock(), 3),
             expires=mail.expires,
             reason=reason,
-            reply=(reply or detail)[:2000],
+            # What runs out of time while it waits says what its last attempt was told.
+            reply=(reply or (mail.last if state == "expired" else "") or detail)[:2000],
             phase=phase,
             klass=meaning.klass if meaning else "",
             scope=meaning.scope if meaning else "",
@@ -453,7 +463,7 @@ class Deliver:
             mail.ticket_done = True
         self.reports.count(outcome, mail)  # as what the attempt was, also where its mail expires with it
         age = now - mail.received if mail.received else 0.0
-        due = now + max(least, retry_delay(mail.attempt, self._settings, self._random()))
+        due = now + max(least, self._delay(mail, outcome))
         if again and mail.expires and due >= mail.expires:
             if outcome.state == "deferred":
                 outcome = _changed(outcome, state="expired", reason=outcome.reason or "no_time_left")
@@ -467,10 +477,22 @@ class Deliver:
         outcome = _changed(outcome, next_at=round(due, 3))
         headers = dict(mail.ticket.record.headers)
         headers["attempt"] = b"%d" % (mail.attempt + 1)
+        headers["reply"] = outcome.reply[:LAST].encode("utf-8", "replace")
         ladder = self._ladder(mail, headers, due, now)
         self.journal.emit(
             mail, ladder, lambda: self.journal.write(mail, state, outcome, lambda: self._release(mail))
         )
+
+    def _delay(self, mail: Mail, outcome: Outcome) -> float:
+        """Seconds until the next attempt: as the server says where it greylists, else as the settings do."""
+        delay = retry_delay(mail.attempt, self._settings, self._random())
+        if outcome.klass != "greylist":
+            return delay
+        hint = come_back(outcome.reply)
+        if hint is None:
+            return max(delay, self._settings.greylist)
+        # A little later than said, and not all at once: who comes early begins anew in many programs.
+        return hint + 1.0 + min(30.0, hint * 0.1) * self._random()
 
     def _ladder(self, mail: Mail, headers: dict[str, bytes], due: float, now: float) -> Out:
         topic, found = onto_ladder(headers, mail.topic, due, now, self._rungs)
@@ -544,6 +566,10 @@ class Deliver:
                     self._aside(mail, max(self._rungs[0].seconds, turn))
                 else:
                     break
+
+
+def _changed_meaning(meaning: Meaning) -> Meaning:
+    return msgspec.structs.replace(meaning, action="none", scope="domain")
 
 
 def _changed(outcome: Outcome, **values: object) -> Outcome:

@@ -35,6 +35,7 @@ class Mail:
         "body",
         "campaign",
         "intended",
+        "last",
         "dkim",
         "domain",
         "epoch",
@@ -98,6 +99,7 @@ class Mail:
         self.campaign = record.text("campaign")
         self.stream = record.text("stream", "marketing")
         self.dkim = record.text("dkim")
+        self.last = record.text("reply")
         self.once = headers.get("guarantee") == b"at_most_once"
         self.partition = record.partition
         self.topic = record.topic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,8 @@ class Settings:
     """Delay after the first deferral; it grows threefold up to ``last_retry``, with 20 % of jitter."""
     last_retry: float = 21600.0
     """The longest delay between attempts."""
+    greylist: float = 300.0
+    """Delay after a greylisting that does not say when to come back (the usual time of its programs)."""
     dot: float = 600.0
     """Seconds that a provider may take to answer the final dot (RFC 5321 4.5.3.2.6): a mail whose reply we
     cannot wait for is not tried again before."""
@@ -74,3 +77,48 @@ def retry_delay(attempt: int, settings: Settings, chance: float) -> float:
     """Seconds until the next attempt after attempt ``attempt`` was deferred. ``chance`` in [0, 1)."""
     delay = min(settings.last_retry, settings.first_retry * 3.0 ** min(attempt - 1, 30))
     return float(delay * (0.8 + 0.4 * chance))
+
+
+_HINT = re.compile(
+    r"(?:\bin|after|for|wait|within|retry=)\s{0,3}(?:about |approximately |at least )?"
+    r"(?:(\d{1,2}):(\d\d):(\d\d)\b|(?:(\d{1,6})\s?(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b)|(\d{2,5})\b(?![.:\d]))",
+    re.IGNORECASE,
+)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST_HINT = 4 * 3600.0
+"""Seconds: a hint above it is no greylisting but a wish."""
+
+
+def come_back(reply: str) -> float | None:
+    """Seconds after which a greylisting server says that it will take the mail; None where it does not say.
+
+    ``try again in 300 seconds``, ``come back in 00:05:00``, ``retry in 5 minutes``, ``wait 60s``; a bare
+    number is seconds, as greylisting programs mean it."""
+    found = _HINT.search(reply[:1000])
+    if found is None:
+        return None
+    hours, minutes, seconds, count, unit, bare = found.groups()
+    if hours is not None:
+        wait = int(hours) * 3600.0 + int(minutes) * 60.0 + int(seconds)
+    elif count is not None:
+        wait = int(count) * _UNITS[unit[0].lower()]
+    else:
+        wait = float(bare)
+    return min(wait, LONGEST_HINT) if wait > 0 else None
+
+
+_NEVER = re.compile(
+    r"(?:re-?try(?:ing)?|re-?send(?:ing)?|(?:further|more|repeated) (?:attempts|tries)|trying again) "
+    r"(?:this message |it |again )?(?:will|would|can) (?:not|never) (?:succeed|help|work|be accepted)"
+    r"|\bwill (?:not|never) succeed\b|permanently deferred"
+    r"|do(?:es)? not (?:re-?try|re-?send|try (?:it |this )?again)\b(?!.{0,12} (?:before|until|for|within|so))",
+    re.IGNORECASE,
+)
+
+
+def says_never(reply: str) -> bool:
+    """Whether a 4xx says in its words that trying again is of no use: then it is believed.
+
+    Yahoo's ``421 4.7.1 [TS03] ... permanently deferred``, ``... Retrying will NOT succeed``.
+    """
+    return reply[:1] == "4" and _NEVER.search(reply[:1000]) is not None

@@ -534,7 +534,7 @@ class GateTwo:
             allowance=self.allowance,
             sources=changes.pop("sources", ()),
             rungs=RUNGS,
-            meaning=meaning,
+            meaning=changes.pop("meaning", meaning),
             fresh=lambda epoch: self.is_fresh and epoch == self.epoch,
             epoch=lambda: self.epoch,
             publish=broker.put,

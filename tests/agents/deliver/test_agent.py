@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import msgspec
 import pytest
 
 from agents.deliver.allowance import Rate
@@ -13,6 +14,9 @@ from agents.deliver.policy import Settings
 from schemas.campaign import Campaign
 from schemas.codec import encode
 from schemas.hosts import NO_DOMAIN, NULL_MX, UNKNOWN
+from schemas.ladder import off_ladder
+from schemas.mail import verdict
+from schemas.reply import Meaning
 from schemas.suppression import Suppression
 from tests.support.gates import START, Broker, GateTwo, Line, Servers, hosts_of, mail, virtual, woken
 
@@ -1035,3 +1039,72 @@ async def test_the_hundredth_attempt_is_no_arithmetic_error():
     await made.take(mail("a", attempt=9999))
     await settled()
     assert states(made) == ["deferred"]
+
+
+# -- what replies say about coming back ---------------------------------------------------------------
+
+
+def replying(klass: str, text: str):
+    def said(reply: str, mx: str, phase: str, provider: str) -> Meaning:
+        return Meaning(klass, "domain", "transient", "retry", "rule") if reply else PLAIN
+
+    return said, lambda line: line.say(int(text[:3]), text[4:])
+
+
+PLAIN = Meaning("unclassified", "", "unknown", "none", "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("450 4.2.0 Greylisted, please try again in 400 seconds", 401, 431),
+        ("450 4.2.0 Greylisted", 300, 300),
+        ("450 4.2.0 Greylisted, try again in 30 seconds", 31, 34),
+    ],
+)
+@story
+async def test_a_greylisted_mail_comes_back_when_it_was_told_to(text, least, most):
+    meaning, answer = replying("greylist", text)
+    made = await world(answer=answer, meaning=meaning)
+    await made.take(mail("a"))
+    await settled()
+    [outcome] = made.broker.outcomes()
+    assert outcome.state == "deferred"
+    assert least <= outcome.next_at - outcome.time <= most + 0.01
+
+
+@story
+async def test_a_4xx_that_says_never_ends_the_mail():
+    meaning, answer = replying(
+        "reputation", "421 4.7.1 [TS03] permanently deferred; retrying will not succeed"
+    )
+    made = await world(answer=answer, meaning=meaning)
+    await made.take(mail("a"))
+    await settled()
+    [outcome] = made.broker.outcomes()
+    assert (outcome.state, outcome.klass, outcome.action) == ("bounced", "reputation", "retry")
+
+
+@story
+async def test_what_expires_while_it_waits_tells_the_last_reply():
+    made = await world(answer=lambda line: line.say(451, "4.3.2 busy " + "x" * 900))
+    await made.take(mail("a"))
+    await settled()
+    [out] = made.broker.ladder()
+    assert out.headers["reply"] == ("451 4.3.2 busy " + "x" * 900).encode()[:500]
+    late = verdict(off_ladder(out.headers), "expired", "while_waiting", "too late")
+    [ticket] = await made.take(msgspec.structs.replace(woken(out), headers=late, value=None))
+    last = made.broker.outcomes()[-1]
+    assert (last.state, last.reason, last.reply[:14]) == ("expired", "while_waiting", "451 4.3.2 busy")
+    assert ticket.committable
+
+
+@story
+async def test_what_this_server_cannot_take_is_not_held_against_us():
+    """``hold`` would slow the lane for an address that only needs another server."""
+    held = Meaning("protocol", "config", "permanent", "hold", "protocol")
+    made = await world(meaning=lambda *_: held)
+    await made.take(mail("a", body=b"too big"))
+    await settled()
+    [outcome] = made.broker.outcomes()
+    assert (outcome.state, outcome.action, outcome.scope) == ("bounced", "none", "domain")
