@@ -28,6 +28,7 @@ from agents.deliver.tls import Tls, contexts, facts
 from agents.deliver.wire import clean
 
 _BIND_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+_CHUNKING = frozenset({"CHUNKING"})
 _NAT64 = ip_network("64:ff9b::/96")
 
 
@@ -77,6 +78,13 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     tls: Tls = field(default_factory=contexts)
     clock: Callable[[], float] = time.time
+    unchunked: set[str] = field(default_factory=set)
+    """Addresses whose EHLO offers CHUNKING for a server that does not know BDAT: they get DATA."""
+
+    def no_bdat(self, ip: str) -> None:
+        """Remember one."""
+        if len(self.unchunked) < 10_000:
+            self.unchunked.add(ip)
 
     def today(self) -> datetime:
         """Now, as certificates count."""
@@ -197,6 +205,7 @@ async def _open(
         if mode != "off":
             await _encrypt(client, target, settings)
         session = _hand_over(client, raw, target, source, banner.message, settings, clock)
+        session.on_no_bdat = lambda: settings.no_bdat(target.ip)
         session.facts = replace(session.facts, security=_security(session, target, mode, settings))
         return session
     except BaseException:
@@ -327,7 +336,8 @@ def _hand_over(
         ip=target.ip,
         source=local[0] if local else source,
         banner=clean(banner.replace("\n", " ")),
-        extensions=frozenset(name.upper() for name in client.esmtp_extensions),
+        extensions=frozenset(name.upper() for name in client.esmtp_extensions)
+        - (_CHUNKING if target.ip in settings.unchunked else frozenset()),
         size=int(size) if size.isdigit() and len(size) < 16 else 0,
         tls=version,
         cipher=cipher,

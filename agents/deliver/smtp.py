@@ -1,5 +1,8 @@
 """One SMTP connection that carries mail, one at a time: MAIL, RCPT and DATA in one write, the dot in its own.
 
+Where the server offers CHUNKING (RFC 3030) the body goes in two chunks instead: all but its last bytes, then
+those with BDAT LAST, which then are what "the dot" means here: a write of their own after the last look.
+
 ``connect`` makes the connection and hands it over after EHLO. Everything the server says is hostile until
 parsed. Nothing here awaits: a mail costs three writes and two or three reads. Every started mail ends in
 one Attempt, through its job's ``done``.
@@ -11,7 +14,18 @@ import asyncio
 from collections.abc import Callable
 
 from agents.deliver.attempt import Attempt, Facts, Job, State, Timeouts
-from agents.deliver.wire import FOLLOWS, NAMES, Phase, Refusal, Replies, commands, wire
+from agents.deliver.wire import (
+    FOLLOWS,
+    NAMES,
+    NO_BDAT,
+    TAIL,
+    Phase,
+    Refusal,
+    Replies,
+    chunk,
+    commands,
+    wire,
+)
 
 # Members as plain names: a look-up on the class at every step is measurable.
 IDLE, RSET, MAIL, RCPT, DATA, BODY, SPOILED, DOT, QUIT, CLOSED = Phase
@@ -36,6 +50,7 @@ class Session(asyncio.BufferedProtocol):
         self.facts = facts
         self.carried = 0
         self.on_close: Callable[[Session], None] | None = None
+        self.on_no_bdat: Callable[[], None] = _nothing
         self._loop = asyncio.get_running_loop()
         self._transport, self._raw, self._clock = transport, raw, clock
         t = timeouts
@@ -45,6 +60,9 @@ class Session(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = self._began = 0.0
         self._pipelining = "PIPELINING" in facts.extensions
+        self._chunking = "CHUNKING" in facts.extensions
+        self._last = b".\r\n"
+        self._owed = False
         self._phase = IDLE
         self._replies = Replies()
         # Ours, because asyncio maps and unmaps 256 KiB for each read of a plain Protocol.
@@ -102,7 +120,8 @@ class Session(asyncio.BufferedProtocol):
         self.carried += 1
         self._mail, self._rcpt = found
         if self._pipelining:
-            self._write((b"RSET\r\n" if self._dirty else b"") + self._mail + self._rcpt + b"DATA\r\n")
+            data = b"" if self._chunking else b"DATA\r\n"
+            self._write((b"RSET\r\n" if self._dirty else b"") + self._mail + self._rcpt + data)
         else:
             self._write(b"RSET\r\n" if self._dirty else self._mail)
         self._await(RSET if self._dirty else MAIL)
@@ -149,11 +168,20 @@ class Session(asyncio.BufferedProtocol):
 
     def _body(self, job: Job) -> None:
         """The whole body at once: the transport keeps what the server does not take yet."""
-        data = wire(job.body)
+        data = self._chunks(job.body) if self._chunking else wire(job.body)
         self._unsent = len(data)
         self._await(BODY)
-        self._write(data)
+        if data:
+            self._write(data)
         self._dot(0.005)
+
+    def _chunks(self, body: bytes) -> bytes:
+        """All but the last bytes, which wait for their turn."""
+        data = chunk(body)
+        first, tail = data[:-TAIL], data[-TAIL:]
+        self._last = b"BDAT %d LAST\r\n%b" % (len(tail), tail)
+        self._owed = bool(first)
+        return b"BDAT %d\r\n%b" % (len(first), first) if first else b""
 
     def _dot(self, again: float) -> None:
         """The final dot, as soon as all of the body has left this process and the dot is still allowed."""
@@ -168,8 +196,10 @@ class Session(asyncio.BufferedProtocol):
             # Under TLS nobody tells us when the TCP buffer has drained, so we look.
             if self._transport is not self._raw:
                 self._loop.call_later(again, self._dot, min(again * 2, 0.1))
+        elif self._owed and not self._pipelining:
+            return  # the reply to the first chunk comes back here
         elif self._job.may_dot():
-            self._write(b".\r\n")
+            self._write(self._last)
             self._await(DOT)
         else:
             self._finish("held", 0, "closed before the dot: the right to send is gone", "data", close=True)
@@ -202,6 +232,8 @@ class Session(asyncio.BufferedProtocol):
         phase = self._phase
         if phase is IDLE or phase is QUIT:
             self._broke("the server closed an idle connection")
+        elif self._owed and (phase is BODY or phase is DOT):
+            self._first_chunk(code, text)
         elif phase is DOT:
             self._ended(code, text)
         elif code == 421 or phase is BODY:  # closing, or an end before we have sent the mail
@@ -221,7 +253,7 @@ class Session(asyncio.BufferedProtocol):
                 self._note(code, text)
             if not self._noted:
                 return self._broke(f"unexpected reply to {phase.name}: {code} {text}")
-        if self._pipelining:
+        if self._pipelining and not (self._chunking and phase is RCPT):
             self._await(FOLLOWS[phase])
         elif self._noted:
             self._dirty = phase is RCPT
@@ -233,8 +265,11 @@ class Session(asyncio.BufferedProtocol):
             self._write(self._rcpt)
             self._await(RCPT)
         elif self._job and self._job.may_start():
-            self._write(b"DATA\r\n")
-            self._await(DATA)
+            if self._chunking:
+                self._body(self._job)
+            else:
+                self._write(b"DATA\r\n")
+                self._await(DATA)
         else:
             self._dirty = True
             self._finish("held", 0, "stopped before DATA: no right to send just now", "data")
@@ -261,12 +296,41 @@ class Session(asyncio.BufferedProtocol):
         if self._noted:
             self._finish(*self._noted)
 
+    def _first_chunk(self, code: int, text: str) -> None:
+        """To the first BDAT. The last one may be on its way already: then its reply is awaited all the same."""
+        self._owed = False
+        if 200 <= code < 300:
+            if self._phase is BODY and not self._pipelining:
+                self._dot(0.005)
+        elif code < 400:
+            self._broke(f"unexpected reply to BDAT: {code} {text}")
+        elif self._unknown(code, text):
+            self._no_bdat(code, text)
+        else:
+            self._note(code, text)
+            if self._noted and self._phase is BODY:
+                self._finish(*self._noted, close=True)
+
+    def _unknown(self, code: int, text: str) -> bool:
+        """Whether the reply to BDAT is about the command, not about the mail."""
+        return self._chunking and code in NO_BDAT and (not text[:1].isdigit() or text.startswith("5.5."))
+
+    def _no_bdat(self, code: int, text: str) -> None:
+        self.on_no_bdat()
+        self._finish(
+            "failed", 0, f"CHUNKING is offered and BDAT is not known: {code} {text}", "data", close=True
+        )
+
     def _ended(self, code: int, text: str) -> None:
         """To the final dot."""
         kind = code // 100
-        if kind == 3:
+        if self._noted:  # the first chunk was refused: what is said to the last one follows from it
+            self._finish(*self._noted, sent=True, close=True)
+        elif kind == 3:
             self._broke(f"unexpected reply to the final dot: {code} {text}")
         else:
+            if self._unknown(code, text):
+                return self._no_bdat(code, text)
             state: State = "accepted" if kind == 2 else "deferred" if kind == 4 else "refused"
             self._finish(state, code, text, "dot", sent=True, close=code == 421)
 
@@ -305,7 +369,7 @@ class Session(asyncio.BufferedProtocol):
             return
         if self._late:  # ended already, and there is no reply to tell
             self._late = None
-        if self._phase is DOT:
+        if self._phase is DOT and not self._noted:
             self._finish("lost", 0, why, "dot", sent=True, close=True)
         elif self._noted and self._job:
             self._finish(*self._noted, close=True)
@@ -337,3 +401,7 @@ class Session(asyncio.BufferedProtocol):
             self._timer = self._loop.call_later(min(left, self._tick), self._tock)
         else:
             self._broke(f"no answer in phase {self._phase.name} within {self._limits[self._phase]:g} s")
+
+
+def _nothing() -> None:
+    return None

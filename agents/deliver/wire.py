@@ -6,6 +6,8 @@ import re
 from enum import IntEnum
 from typing import NamedTuple
 
+import idna
+
 from agents.deliver.attempt import Facts
 
 MAX_LINE = 4096
@@ -14,6 +16,12 @@ MAX_REPLY = 32_768
 """Bytes of a whole multi-line reply."""
 MAX_TEXT = 2000
 """Characters that are kept of a reply's text."""
+
+TAIL = 64
+"""Bytes of a mail that are left for its last BDAT chunk: few, because they are what is held back until the
+right to send is looked at, and not none, because an empty last chunk is a rarity that some servers trip over."""
+NO_BDAT = frozenset({500, 502, 503, 504})
+"""Codes by which a server says that it does not know BDAT, whatever its EHLO said."""
 
 _CONTROLS = dict.fromkeys((*range(32), 127), " ")
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
@@ -61,6 +69,8 @@ def commands(mail_from: str, rcpt: str, body: bytes, facts: Facts) -> tuple[byte
     SIZE is RFC 1870, BODY=8BITMIME RFC 6152, SMTPUTF8 RFC 6531. A Refusal where an address could speak
     SMTP itself, or where the mail needs what the server does not offer.
     """
+    if not (mail_from.isascii() and rcpt.isascii()):
+        mail_from, rcpt = _ascii_domain(mail_from), _ascii_domain(rcpt)
     for address, phase in ((mail_from, "mail"), (rcpt, "rcpt")):
         if _UNSAFE.search(address) or len(address) > 320 or (phase == "rcpt" and not address):
             return Refusal(553, "5.1.3 not sent: the address cannot be written in SMTP", phase)
@@ -78,6 +88,15 @@ def commands(mail_from: str, rcpt: str, body: bytes, facts: Facts) -> tuple[byte
     return f"MAIL FROM:<{mail_from}>{options}\r\n".encode(), f"RCPT TO:<{rcpt}>\r\n".encode()
 
 
+def _ascii_domain(address: str) -> str:
+    """A domain needs no SMTPUTF8, only what stands before its @ may (RFC 6531 section 3.2)."""
+    local, at, domain = address.rpartition("@")
+    try:
+        return local + at + idna.encode(domain, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        return address
+
+
 def wire(body: bytes) -> bytes:
     """The body as it goes out before the final dot: dot-stuffed, its last line ended (RFC 5321 4.5.2).
 
@@ -93,6 +112,16 @@ def wire(body: bytes) -> bytes:
         body = body if body.endswith(b"\r\n") else body + b"\r\n"
         body = body.replace(b"\r\n.", b"\r\n..")
     return b"." + body if body.startswith(b".") else body
+
+
+def chunk(body: bytes) -> bytes:
+    """The body as it goes out in BDAT (RFC 3030): nothing is stuffed, but what a later server that speaks DATA
+    could take for the end of the mail is made harmless as in ``wire``, and the last line is ended."""
+    if b"\n." in body or b"\r." in body or body.startswith(b"."):
+        lines = body.count(b"\r\n")
+        if not lines == body.count(b"\n") == body.count(b"\r"):
+            body = _BARE.sub(b"\r\n", body)
+    return body if body.endswith(b"\r\n") else body + b"\r\n"
 
 
 class Replies:

@@ -128,3 +128,16 @@ def test_no_bytes_break_the_parser(data):
     for code, text in Replies().feed(data):
         assert 200 <= code <= 599
         assert "\n" not in text
+
+
+def test_a_domain_is_written_in_ascii_and_needs_no_extension():
+    mail, rcpt = commands("s@x.example", "a@Bücher.example", b"x\r\n", Facts())
+    assert (mail, rcpt) == (b"MAIL FROM:<s@x.example>\r\n", b"RCPT TO:<a@xn--bcher-kva.example>\r\n")
+    mail, rcpt = commands("s@x.example", "ü@bücher.example", b"x\r\n", ALL)
+    assert (mail, rcpt) == (
+        b"MAIL FROM:<s@x.example> SIZE=3 SMTPUTF8\r\n",
+        "RCPT TO:<ü@xn--bcher-kva.example>\r\n".encode(),
+    )
+    found = commands("s@x.example", "ü@bücher.example", b"x\r\n", Facts())
+    assert isinstance(found, Refusal)
+    assert (found.code, found.text[:5], found.phase) == (550, "5.6.7", "rcpt")
