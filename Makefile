@@ -1,7 +1,7 @@
 # The same words everywhere: `make help` lists them. Everything runs from .venv, which `setup` makes.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench chaos docs pins clean
+.PHONY: help setup demo test lint bench chaos fuzz docs pins clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -34,6 +34,9 @@ bench: .venv/.runtime  ## messages per second at 10 KB, beside this machine's RS
 
 chaos: .venv/.dev  ## break everything under load, then balance the books; KILLS=100 SEED=42
 	$(BIN)/mailsluice chaos --kills $(or $(KILLS),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: .venv/.dev  ## mutated mail through the parsers; ARGS="--count 1000000 --seed 2"
+	$(BIN)/python -m tests.fuzz.inbound $(ARGS)
 
 docs: .venv/.dev  ## write JSON Schema and AsyncAPI anew
 	$(BIN)/mailsluice topics schema $(ARGS)

@@ -14,6 +14,7 @@ from agents.classify.mime import Fields, unworded
 from agents.classify.wording import (
     DELAYED,
     FINAL,
+    LATE,
     OPENING,
     ORIGINAL,
     SURELY_DELAYED,
@@ -53,10 +54,10 @@ _DAEMON = re.compile(
     r"mailer[-_. ]?daemon|postmaster|mail delivery|delivery (?:sub)?system|mdaemon|system administrator|microsoftexchange|mail system|<>",
     re.I,
 )
-_OTHER = re.compile(
-    r"quarant|\bdigest\b|report domain|tls.?rpt|\bdmarc\b|newsletter|password|passwor[dt]|verify#|parcel|paket|colis|paquete|pacco|\bpakk|\border\b|invoice|rechnung|facture|factura|fattura",
-    re.I,
-)
+_OTHER = (
+    "quarant", "digest", "report domain", "tlsrpt", "tls-rpt", "dmarc", "newsletter", "password", "passwort", "passwörter", "verify#", "parcel", "paket", "colis", "paquete", "pacco",
+    " pakk", " order", "invoice", "rechnung", "facture", "factura", "fattura",
+)  # fmt: skip
 """Other things that postmasters, shops and couriers write about."""
 _PERSONAL = (
     "list-id",
@@ -122,7 +123,7 @@ def is_bounce(headers: Fields, text: str, report: bool) -> bool:
     if headers["x-failed-recipients"] or any(mark in text[:300] for mark in _QMAIL):
         return True
     subject, sender = unworded(headers["subject"][:500]), unworded(headers["from"][:500])
-    if _OTHER.search(subject):
+    if any(map(f" {subject.lower()}".__contains__, _OTHER)):
         return False
     named = bool(_MACHINE.search(sender))
     null = headers["return-path"].strip().lower() in ("<>", "<mailer-daemon>") or not sender
@@ -132,9 +133,9 @@ def is_bounce(headers: Fields, text: str, report: bool) -> bool:
     if spoken and (named or null or report):
         return True
     if report or _DAEMON.search(sender):
-        return bool(OPENING.search(text[:_OPENING])) or report
+        return bool(OPENING.search(text[:_OPENING].lower())) or report
     if null and not named:
-        return _STATUS.search(text[:_OPENING]) is not None and bool(OPENING.search(text[:_OPENING]))
+        return _STATUS.search(text[:_OPENING]) is not None and bool(OPENING.search(text[:_OPENING].lower()))
     return spoken and not named and _reads_as_one(headers, text)
 
 
@@ -145,7 +146,7 @@ def _reads_as_one(headers: Fields, text: str) -> bool:
         return False
     own = before_original(text)
     return (
-        bool(OPENING.search(own[:400]))
+        bool(OPENING.search(own[:400].lower()))
         and (len(own) < len(text) or _STATUS.search(own) is not None)
         and not _QUOTED.search(own[:_OPENING])
         and bool(_sorted_out(own.splitlines()[:200], _own(headers))[0])
@@ -154,10 +155,10 @@ def _reads_as_one(headers: Fields, text: str) -> bool:
 
 def is_delayed(subject: str, text: str) -> bool:
     """Whether the words say that the delivery will be tried again."""
-    said = f"{subject}\n{text[:_OPENING]}"
-    if SURELY_DELAYED.search(said):
-        return not SURELY_FINAL.search(said)
-    return bool(DELAYED.search(said)) and not FINAL.search(said)
+    said = f"{subject}\n{text[:_OPENING]}".lower()
+    if not any(map(said.__contains__, LATE)) or SURELY_FINAL.search(said):
+        return False
+    return bool(SURELY_DELAYED.search(said)) or (bool(DELAYED.search(said)) and not FINAL.search(said))
 
 
 def before_original(text: str) -> str:
@@ -192,7 +193,7 @@ def recipients(headers: Fields, text: str, originals: Iterable[str]) -> list[Fou
         if not _CODE.search(reply) and not status_of(reply):
             whole = whole or first_reply(text)
             reply = whole or reply
-        found.append(Found(address, _code_in(reply) or status_of(reply) or status_of(text[:_OPENING]), reply))
+        found.append(Found(address, _code_in(reply) or status_of(reply) or status_of(text), reply))
     return found
 
 

@@ -29,7 +29,7 @@ _BETWEEN = re.compile(r"(\?=)\s{1,10}(=\?[A-Za-z0-9_.:-]{1,40}(?:\*[A-Za-z-]{0,2
 _DASHES = re.compile(rb"(?:\A|\n)--([^\s-][^\r\n]{0,199}|-[^\r\n]{1,199})\r?\n(?=[A-Za-z-]{3,40}:|\r?\n)")
 _TAG = re.compile(r"<[^<>]{0,2000}>")
 _BREAK = re.compile(r"<(?:br|/p|/div|/tr|/li|/h\d|/table|/title|p|div)\b[^<>]{0,500}>", re.IGNORECASE)
-_HIDDEN = re.compile(r"<(style|script|head)\b.{0,50000}?</\1\s{0,5}>", re.IGNORECASE | re.DOTALL)
+_HIDDEN = re.compile(r"<(style|script|head)\b", re.IGNORECASE)
 LONGEST_HTML = 100_000
 """Characters of a page that are turned into text."""
 
@@ -108,9 +108,25 @@ def _word(found: re.Match[str]) -> str:
         return found.group()
 
 
+def _shown(page: str) -> str:
+    """The page without its styles, scripts and head. Each kind's end is looked for once where there is none."""
+    lower, kept, at, endless = page.lower(), [], 0, set[str]()
+    for found in _HIDDEN.finditer(lower):
+        kind = found.group(1)
+        if found.start() < at or kind in endless:
+            continue
+        end = lower.find(f"</{kind}", found.end())
+        if end < 0:
+            endless.add(kind)
+            continue
+        kept.append(page[at : found.start()])
+        at = end
+    return " ".join([*kept, page[at:]])
+
+
 def page_text(page: str) -> str:
     """The words of an HTML page, a line for each of its blocks."""
-    page = _HIDDEN.sub(" ", page[:LONGEST_HTML])
+    page = _shown(page[:LONGEST_HTML])
     text = unescape(_TAG.sub("", _BREAK.sub("\n", " ".join(page.split()))))
     return "\n".join(line.strip() for line in text.replace("\xa0", " ").splitlines())
 

@@ -39,11 +39,10 @@ SUBJECT = re.compile(
     r"не ?(?:было |может быть )?доставл|недостав|не удалось доставить|ошибка (?:при )?достав|о доставке|(?:сбой|отказ)[\w ]{0,12}достав|возврат (?:письма|сообщения)|"
     r"配信(?:不能|でき|に失敗|エラー|失敗)|配達(?:不能|でき|エラー)|送信(?:でき|エラー|に失敗|不能)|届きません|エラーメール|宛先不明|お届けでき|未達|メール配信状況|"
     r"退信|投递失败|无法(?:投递|送达|发送|传递)|发送失败|未(?:能)?送达|退回|無法(?:傳遞|遞送|送達|投遞)|傳遞失敗|投遞失敗|递送失败|传递失败|发信失败|배달(?:되지|할 수|실패| 실패)|전송 ?실패|반송",
-    re.I,
 )
 _GERMAN = re.compile(
     r"nachricht.{0,60}(?:nicht|fehl|zur[üu]ck|verz[öo]ger)|(?:fehl|r[üu]ck|nicht).{0,40}nachricht",
-    re.I | re.S,
+    re.S,
 )
 
 OPENING = re.compile(
@@ -61,7 +60,6 @@ OPENING = re.compile(
     r"не (?:может|могло|удалось|было|был|доставлен|существует)|недоставл|невозможно доставить|"
     r"配信でき|送信でき|配達でき|届けられ|届きません|お届けでき|見つかりません|存在しません|受信(?:でき|拒否)|エラー|配信不能|"
     r"无法(?:投递|送达|发送|传递|到达)|不能(?:投递|送达|发送)|未能|被退回|退信|投递失败|不存在|拒绝|發送失敗|無法|배달|전송(?:하지|되지|할 수|실패)",
-    re.I,
 )
 
 DELAYED = re.compile(
@@ -73,27 +71,23 @@ DELAYED = re.compile(
     r"retras|seguir[áa] intentando|se (?:seguir[áa]|volver[áa])|reintent|todav[íi]a no|a[úu]n no|"
     r"atrasad|atraso|continuar[áa] tentando|novas? tentativas?|ainda n[ãa]o|ritard|ulteriori tentativi|non [èe] (?:stato )?ancora|continuer[àa]|riprov|"
     r"vertrag|opnieuw (?:geprobeerd|proberen)|opó[źz]ni|ponown|задерж|будет продолж|повторн|попытки.{0,30}продолж|ещ[её] не|遅延|遅れ|再送|再試行|まだ|延迟|延遲|继续尝试|重试|稍后.{0,6}(?:重|再)|지연|재시도",
-    re.I,
 )
 SURELY_DELAYED = re.compile(
     r"no action is required|(?:has|have|was) not (?:yet )?been delivered (?:yet|to (?:all|one)[^.]{0,60}after)|not yet (?:been )?delivered|delivery attempts will (?:continue|be made)|attempts will continue|will (?:keep|continue) (?:to )?try|will continue to be made|will be re-?tried|will be attempted again|"
     r"(?:do not|don'?t) need to (?:resend|do anything|re-?send)|warning (?:message )?only|still being retried|will retry|message (?:still )?(?:delayed|undelivered after)|delivery (?:delayed|delay\b|incomplete)|(?:has been|was) (?:delayed|postponed|deferred)|"
     r"wird weiter(?:hin)? versucht|weitere zustellversuche|noch nicht zugestellt|n'a pas encore [ée]t[ée]|seguir[áa] intentando|a[úu]n no (?:se )?|ainda n[ãa]o foi|continuar[áa] tentando|non [èe] ancora stat|ulteriori tentativi|"
     r"будут продолж|пока не доставлено|ещ[её] не доставлено|попытки доставки будут|再送(?:を|し|い)|引き続き|まだ配信|继续尝试|继续投递|將繼續|계속 시도",
-    re.I,
 )
 SURELY_FINAL = re.compile(
     r"given up|giving up on|gave up|permanent (?:fatal )?error|(?<!non-)fatal errors?|no further attempts|will not be (?:retried|attempted)|has been (?:bounced|returned)|removed from the|has failed|aufgegeben|endg[üu]ltig|abandonn|放弃|中止",
-    re.I,
 )
 FINAL = re.compile(
     r"permanent|given up|giving up|gave up|fatal|(?:has|have|will be|been|was) (?:bounced|returned)|could not be delivered (?:to|because|for|within)|has failed|have failed|no further attempts|will not (?:be retried|try|retry|continue)|"
     r"(?:after|for) (?:more than )?\d+ (?:hours|days)[^.]{0,60}(?:gave|given|return|abandon|fail)|undeliverable|removed from|aufgegeben|endg[üu]ltig|keine weiteren|d[ée]finitive|abandonn|definitiv|permanente|fallimento|окончательн|配信を中止|中止しま|放弃|最终",
-    re.I,
 )
 
 ORIGINAL = re.compile(
-    r"^[ \t>*|#]{0,4}(?:[-=_*+#~|]{2,}[ \t]{0,3}[^\n]{0,70}?(?:below this line|copy of|original|returned|unsent message|undelivered (?:message|mail)|unsent|start of|message (?:header|text|body|follows|contents)|header(?:s)? (?:and|of|follow)|"
+    r"^[ \t>*|#]{0,4}(?:[-=_*+#~|]{2,80}+[ \t]{0,3}[^\n]{0,70}?(?:below this line|copy of|original|returned|unsent message|undelivered (?:message|mail)|unsent|start of|message (?:header|text|body|follows|contents)|header(?:s)? (?:and|of|follow)|"
     r"weitergeleitete|urspr[üu]ngliche|kopie|mensaje|messaggio|copie|mensagem|原文|原メール|元のメ|исходн|копия|欧文|邮件原文|信件内容)"
     r"|(?:original|returned|the undelivered|undelivered) (?:message|mail|e-?mail|headers?)(?: (?:follows|headers?|text|body|as received|is attached|contents?|details))?[^\n]{0,30}:?[ \t]*$"
     r"|the (?:header|headers|original message|full message|first \d+|body|text) (?:of|and|follow|was|is|headers?|\d)[^\n]{0,80}:?[ \t]*$"
@@ -104,7 +98,7 @@ ORIGINAL = re.compile(
 )
 
 STATUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (status, re.compile(pattern, re.I))
+    (status, re.compile(pattern))
     for status, pattern in (
         ("5.7.1", r"\bspam|blacklist|blocklist|\bblocked\b|polic(?:y|ies)|reputation|not accepting mail from|not authori[sz]ed|not (?:allowed|permitted)|access denied|content (?:filter|reject)|virus|malware|prohibited|banned|"
                   r"refus(?:ed|ing) (?:mail|message|connection) from|rejected by (?:the )?(?:recipient|administrator|content|filter)|your (?:ip|host|server|domain|address)|"
@@ -124,17 +118,28 @@ STATUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
                   r"existiert nicht|unbekannt|nicht (?:gefunden|bekannt|vorhanden|registriert)|ung[üu]ltig|kein (?:postfach|benutzer|empf)|n'existe p|inexistant|inconnue?|introuvable|non recens|invalide|pas (?:valide|trouv)|no existe|desconocid|no (?:se )?(?:ha )?(?:encontr|v[áa]lid)|inv[áa]lid|inexistente|"
                   r"n[ãa]o existe|desconhecid|n[ãa]o (?:foi )?encontrad|non esiste|inesistente|sconosciut|non (?:[èe] stat[oa] )?trovat|non valid|onbekend|bestaat niet|nie (?:istnieje|znaleziono)|nieznan|neexistuje|bulunamad|не (?:существует|найден|зарегистр)|неизвест|нет такого|неверн|недоступен|"
                   r"不明|存在し(?:ません|ない)|見つかり|見当たり|登録されて|不存在|找不到|无效|無效|没有这个|无此用户|查无此人|错误的收件|존재하지|없는 (?:사용자|주소)|알 수 없"),
-        ("4.4.7", r"retry time|expired|(?:with|for|after) (?:more than )?\d+ (?:hours?|days?|minutes|attempts)|too (?:long|old)|time ?out|timed out|(?:queue|spool)\w* (?:time|life)|repeated|wochen|tagen|stunden|jours|heures|d[íi]as|horas|giorni|ore\b|дней|часов|suток|日間|時間|期限|超时|逾期|天内"),
+        ("4.4.7", r"retry time|expired|(?:with|for|after) (?:more than )?\d+ (?:hours?|days?|minutes|attempts)|too (?:long|old)|time ?out|timed out|(?:queue|spool)\w* (?:time|life)|repeated|wochen|tagen|stunden|jours|heures|d[íi]as|horas|giorni|ore\b|дней|часов|суток|日間|時間|期限|超时|逾期|天内"),
         ("4.4.1", r"connect|no (?:answer|response)|not respond|unreachable|unavailable|busy|network|temporar|nicht erreichbar|antwortet nicht|injoignable|ne r[ée]pond pas|no responde|n[ãa]o responde|non risponde|не отвечает|応答|接続|连接|連接|연결"),
         ("5.7.1", r"reject|refus|denied|abgelehnt|verweigert|rejet|rechaz|rejeitad|recusad|rifiutat|respint|отклон|отказ|拒否|拒绝|拒絕|거부"),
     )
 )  # fmt: skip
 
 
+_TELLING = 1000
+LATE = (
+    "delay", "retr", " try", "trying", "temporar", "warning", "attempt", "no action", "need to", "postpon", "defer", "not yet", "yet ", "incomplete",
+    "verz", "versuch", "weiter", "noch nicht", "brauchen", "retard", "nouvelle", "pas encore", "continuera", "retras", "intent", "seguir", "todav", "aún", "aun ", "atras", "continuar",
+    "ainda", "ritard", "tentativ", "riprov", "ancora", "continuer", "vertrag", "opnieuw", "opó", "ponown", "задерж", "продолж", "попыт", "повтор", "еще", "ещё", "пока",
+    "遅", "再", "まだ", "引き続き", "延", "继续", "重", "稍后", "繼續", "지연", "재시도", "계속",
+)  # fmt: skip
+"""One of these stands in every text that speaks of a delay: the patterns are asked only then."""
+
+
 def is_subject(text: str) -> bool:
     """Whether a (decoded) subject speaks of a failed or late delivery."""
+    text = text.lower()
     found = SUBJECT.search(text)
-    if found and found.group().lower() == "nachricht":
+    if found and found.group() == "nachricht":
         # A word of every second German subject: only beside a failure.
         rest = SUBJECT.search(text.replace(found.group(), " "))
         return bool(rest) or bool(_GERMAN.search(text))
@@ -143,6 +148,7 @@ def is_subject(text: str) -> bool:
 
 def status_of(text: str) -> str:
     """The enhanced status that words alone stand for; empty where they say nothing known."""
+    text = text[:_TELLING].lower()
     for status, pattern in STATUSES:
         if pattern.search(text):
             return status
