@@ -25,6 +25,8 @@ Kind = Literal[
     "cancelled",
     "unknown",
     "soft_bounced",
+    "blocked",
+    "released",
 ]
 
 
@@ -35,6 +37,10 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``time`` is Unix seconds. ``klass``/``scope``/``action``/``rule`` as in ``schemas.reply``; ``reply``
     the provider's words. ``machine`` marks an open or click that a proxy or scanner made. ``origin`` is
     the send that it belongs to (``mailsluice audit`` counts by it).
+
+    ``blocked`` and ``released`` are about an address, not a mail: a person, or a list from another system, says
+    that it must not, or may again, get mail. ``scope``, ``stream``, ``reason`` and ``until`` are then those of
+    ``schemas.suppression``, ``by`` is who said so and ``detail`` why.
     """
 
     id: str
@@ -60,6 +66,8 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     machine: bool = False
     terminal: bool = False
+    until: float = 0.0
+    by: str = ""
 
 
 def written(record: Record, fact: MailEvent) -> float:

@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
+    "suppress": (
+        "streams.ops.suppress:suppress",
+        "Who must not get mail: show, add, release, list, import, export.",
+    ),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "inbound": (
         "streams.ops.inbound:inbound",

@@ -45,11 +45,14 @@ class Suppress:
         for ticket in tickets:
             try:
                 event: MailEvent = decode(ticket.record, "event")
+                found = self._rows(event, ticket, state) if matters(event) else []
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
                 continue
-            if matters(event):
-                rows = [parse(raw, Suppression) for _, raw in state.scan(f"{event.to}|".encode())]
-                for row in decide(event, rows, self._settings, written(ticket.record, event)):
-                    state.put(ticket, row.key, encode(row))
+            for row in found:
+                state.put(ticket, row.key, encode(row))
             ticket.done()
+
+    def _rows(self, event: MailEvent, ticket: Ticket, state: State) -> list[Suppression]:
+        rows = [parse(raw, Suppression) for _, raw in state.scan(f"{event.to}|".encode())]
+        return decide(event, rows, self._settings, written(ticket.record, event))

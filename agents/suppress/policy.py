@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from msgspec.structs import replace
 
+from schemas.codec import Malformed
 from schemas.event import MailEvent
 from schemas.suppression import Suppression
 
 DAY = 86400.0
+_HINTS = get_type_hints(Suppression)
+SCOPES: tuple[str, ...] = get_args(_HINTS["scope"])
+REASONS: tuple[str, ...] = get_args(_HINTS["reason"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Settings:
 def matters(event: MailEvent) -> bool:
     """Whether the event can change a row at all: most cannot, and need no look at the state."""
     match event.kind:
-        case "delivered" | "complained" | "unsubscribed" | "subscribed":
+        case "delivered" | "complained" | "unsubscribed" | "subscribed" | "blocked" | "released":
             return bool(event.to)
         case "bounced" | "soft_bounced" | "deferred":
             return bool(event.to) and event.action in ("suppress", "soft")
@@ -67,13 +71,16 @@ def decide(
 ) -> list[Suppression]:
     """The rows to write, given all rows of the event's recipient. ``now`` is in Unix seconds.
 
-    The same event again writes nothing: it is not newer than the row that it wrote.
+    The same event again writes nothing: it is not newer than the row that it wrote. Raises Malformed where a
+    person's event names a scope or reason that there is not.
     """
     known = {row.key: row for row in rows}
     when = min(event.time, now)  # a clock that runs ahead must not make later events look old
     match event.kind:
         case "bounced" if event.action == "suppress":
-            return _suppress(_bad_address(event, settings), known, when, settings.hard_days, now)
+            return _suppress(
+                _bad_address(event, settings), known, when, _until(when, settings.hard_days), now
+            )
         case "bounced" | "soft_bounced" | "deferred" if event.action == "soft":
             return _count(event, known, when, settings)
         case "complained":
@@ -82,6 +89,10 @@ def decide(
             return _suppress(_leaves(event, "unsubscribe"), known, when, 0, now)
         case "subscribed":  # takes back an unsubscribe; after a complaint only a person may
             return _release([known.get(_leaves(event, "unsubscribe").key)], event, when)
+        case "blocked":
+            return _suppress(_by_hand(event), known, when, event.until, now)
+        case "released":
+            return _release([row for row in rows if _is_meant(row, event)], event, when)
         case "delivered":
             return _release([row for row in rows if _is_soft(row, event.tenant)], event, when)
     return []
@@ -100,17 +111,49 @@ def _leaves(event: MailEvent, reason: Literal["complaint", "unsubscribe"]) -> Su
     )
 
 
+def _by_hand(event: MailEvent) -> Suppression:
+    scope, reason = event.scope or "tenant", event.reason or "manual"
+    if scope not in SCOPES or reason not in REASONS or reason == "soft_bounces":
+        raise Malformed(
+            "bad_suppression", f"scope is one of {', '.join(SCOPES)}; reason of {', '.join(REASONS)}"
+        )
+    if scope == "stream" and not event.stream:
+        raise Malformed("bad_suppression", "scope stream needs the name of the stream")
+    return Suppression(
+        tenant="" if scope == "global" else event.tenant,
+        to=event.to,
+        scope=scope,  # type: ignore[arg-type]
+        stream=event.stream if scope == "stream" else "",
+        reason=reason,  # type: ignore[arg-type]
+        origin=event.id,
+    )
+
+
+def _is_meant(row: Suppression, event: MailEvent) -> bool:
+    """Whether a release is about this row: of its tenant, or global; narrowed by what it names."""
+    if (row.scope == "global") != (event.scope == "global"):
+        return False
+    if row.scope != "global" and row.tenant != event.tenant:
+        return False
+    narrower = event.scope in ("", "global") or (row.scope == event.scope)
+    stream = event.scope != "stream" or row.stream == event.stream
+    return narrower and stream and event.reason in ("", row.reason)
+
+
+def _until(when: float, days: float) -> float:
+    return when + days * DAY if days else 0.0
+
+
 def _is_soft(row: Suppression, tenant: str) -> bool:
     return row.reason == "soft_bounces" and row.tenant == tenant
 
 
 def _suppress(
-    row: Suppression, known: Mapping[bytes, Suppression], when: float, days: float, now: float
+    row: Suppression, known: Mapping[bytes, Suppression], when: float, until: float, now: float
 ) -> list[Suppression]:
     old = known.get(row.key)
     if old and (when <= old.time or (old.active and not old.until)):
         return []
-    until = when + days * DAY if days else 0.0
     if until and until <= now:  # history: what it would suppress is over
         return []
     return [replace(row, time=when, until=until, version=_next(old))]
@@ -131,7 +174,7 @@ def _count(
     row = replace(row, time=when, version=_next(old))
     if len(hits) < window.hits:
         return [replace(row, active=False, hits=hits)]
-    return [replace(row, until=when + settings.soft_days * DAY if settings.soft_days else 0.0)]
+    return [replace(row, until=_until(when, settings.soft_days))]
 
 
 def _release(rows: Sequence[Suppression | None], event: MailEvent, when: float) -> list[Suppression]:

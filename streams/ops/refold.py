@@ -85,7 +85,11 @@ class Suppressions(Told):
         if event is None or not suppress.matters(event):
             return
         rows = self._rows.setdefault(event.to, {})
-        for row in suppress.decide(event, list(rows.values()), self._settings, written(record, event)):
+        try:
+            found = suppress.decide(event, list(rows.values()), self._settings, written(record, event))
+        except Malformed:  # dead-lettered
+            return
+        for row in found:
             rows[row.key] = row
             self.put(row.key, encode(row), sure)
 

@@ -198,7 +198,13 @@ async def suppress_reads_events(_: Path) -> None:
     agent = Suppress(states, suppress.Settings())
     await through(agent, STAGE["suppress"], examples("event", "mail-events"))
     rows = [parse(raw, Suppression) for raw in states.all[0].rows.values()]
-    assert {row.reason for row in rows} == {"hard_bounce", "soft_bounces", "complaint", "unsubscribe"}
+    assert {row.reason for row in rows} == {
+        "hard_bounce",
+        "soft_bounces",
+        "complaint",
+        "unsubscribe",
+        "manual",
+    }
 
 
 async def score_reads_events(_: Path) -> None:

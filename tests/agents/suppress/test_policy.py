@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.suppress.policy import DAY, Settings, decide, matters
+from schemas.codec import Malformed
 from schemas.event import Kind, MailEvent
 from schemas.suppression import Suppression
 
@@ -251,3 +252,70 @@ def test_versions_grow_and_every_row_is_the_recipients(story: list[MailEvent]) -
 def test_once_somebody_complained_no_event_lets_marketing_through(story: list[MailEvent]) -> None:
     rows = play([at(0, "complained"), *story])
     assert forbids(rows, 900)
+
+
+# -- a person's word
+
+
+def by_hand(day: float, kind: Kind, **fields: object) -> MailEvent:
+    values = {
+        "id": f"{kind}{day}",
+        "mail": "",
+        "tenant": TENANT,
+        "to": TO,
+        "by": "jane",
+        "detail": "asked",
+        **fields,
+    }
+    return MailEvent(kind=kind, time=START + day * DAY, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "forbidden"),
+    [
+        ({}, {("acme", "marketing"), ("acme", "transactional")}),
+        ({"scope": "stream", "stream": "marketing"}, {("acme", "marketing")}),
+        ({"scope": "global"}, {(t, s) for t in ("acme", "other") for s in ("marketing", "transactional")}),
+    ],
+)
+def test_a_person_suppresses_in_the_scope_that_they_name(fields, forbidden) -> None:
+    rows = play([by_hand(0, "blocked", **fields)])
+    asked = {(t, s) for t in ("acme", "other") for s in ("marketing", "transactional")}
+    assert {(t, s) for t, s in asked if any(r.applies(t, s, FAR) for r in rows.values())} == forbidden
+
+
+def test_for_a_while_and_then_no_more() -> None:
+    (row,) = play([by_hand(0, "blocked", until=START + 5 * DAY)]).values()
+    assert row.applies(TENANT, "marketing", START + 4 * DAY)
+    assert not row.applies(TENANT, "marketing", START + 5 * DAY)
+    assert decide(by_hand(0, "blocked", until=START + 1), [], DEFAULT, FAR) == []
+
+
+def test_a_release_takes_all_of_the_tenant_but_nothing_global() -> None:
+    story = [at(0, "complained"), at(1, "bounced", "suppress"), by_hand(2, "blocked", scope="global")]
+    rows = play([*story, by_hand(3, "released")])
+    assert {row.scope for row in rows.values() if row.active} == {"global"}
+    rows = play([*story, by_hand(3, "released"), by_hand(4, "released", scope="global")])
+    assert not any(row.active for row in rows.values())
+
+
+def test_a_release_may_name_the_reason_and_the_stream() -> None:
+    story = [at(0, "complained"), at(1, "bounced", "suppress")]
+    rows = play([*story, by_hand(3, "released", reason="hard_bounce")])
+    assert {row.reason for row in rows.values() if row.active} == {"complaint"}
+    rows = play([*story, by_hand(3, "released", scope="stream", stream="transactional")])
+    assert len([row for row in rows.values() if row.active]) == 2
+
+
+def test_what_bounces_after_its_release_is_suppressed_again() -> None:
+    rows = play([at(0, "bounced", "suppress"), by_hand(1, "released"), at(2, "bounced", "suppress")])
+    assert forbids(rows, 3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"scope": "world"}, {"reason": "mood"}, {"reason": "soft_bounces"}, {"scope": "stream", "stream": ""}],
+)
+def test_a_scope_or_reason_that_there_is_not_is_refused(fields) -> None:
+    with pytest.raises(Malformed):
+        decide(by_hand(0, "blocked", **fields), [], DEFAULT, FAR)

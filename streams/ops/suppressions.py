@@ -1,0 +1,279 @@
+"""Changes to the suppressions, and what is in force: the work behind ``mailsluice suppress``.
+
+Nobody but the stage ``suppress`` writes ``mail-suppressions``. A person's word is an event on ``mail-events``
+like any other, which it applies in the order in which it came, and which stays as the record of who and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import sqlite3
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from agents.suppress.policy import REASONS, SCOPES
+from schemas.address import normalise
+from schemas.codec import Malformed, encode, header_list, parse
+from schemas.event import Kind, MailEvent
+from schemas.identity import event_id, partition_of
+from schemas.suppression import Suppression
+from streams.admin import check
+from streams.broker import make_producer, make_reader, started, stopped
+from streams.ops.read import read_to_end
+from streams.settings import Settings
+
+EVENTS, ROWS = "mail-events", "mail-suppressions"
+HEADERS = header_list({"type": b"event", "version": b"1"})
+IN_FLIGHT = 5_000
+"""Events that may wait for the broker's acknowledgement: memory does not grow with the file."""
+LONGEST_FIELD = 4096
+COLUMNS = ("to", "tenant", "scope", "stream", "reason", "until", "why")
+"""Of a file to be imported, and of an export; only the first is needed."""
+NAMES = {"email": "to", "address": "to"}
+
+
+class Wanted(NamedTuple):
+    """What a person asks for. ``scope`` and ``reason`` empty: of a release, any. ``until``: Unix seconds, 0 for ever."""
+
+    tenant: str = "default"
+    scope: str = ""
+    stream: str = ""
+    reason: str = ""
+    until: float = 0.0
+    by: str = ""
+    why: str = ""
+
+
+class Row(NamedTuple):
+    """A row of a file, from line ``line``: its event, or None and why there is none."""
+
+    line: int
+    event: MailEvent | None
+    why: str = ""
+
+
+class BadFile(Exception):
+    """The file has no usable header line; the text says what is missing."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of a change. ``places``: partition -> where the suppressions ended before it."""
+
+    acknowledged: int = 0
+    bad: list[Row] = field(default_factory=list)
+    bad_rows: int = 0
+
+
+def event_of(kind: Kind, address: str, wanted: Wanted, now: float) -> MailEvent:
+    """The event of one change. Raises Malformed: a bad address, scope, stream or reason."""
+    to = normalise(address).key
+    if wanted.scope and wanted.scope not in SCOPES:
+        raise Malformed("bad_scope", f"scope must be one of {', '.join(SCOPES)}")
+    if wanted.reason and wanted.reason not in REASONS:
+        raise Malformed("bad_reason", f"reason must be one of {', '.join(REASONS)}")
+    if kind == "blocked" and wanted.reason == "soft_bounces":
+        raise Malformed("bad_reason", "soft bounces are counted, not set: give another reason")
+    if wanted.scope == "stream" and not wanted.stream:
+        raise Malformed("bad_scope", "scope stream needs the name of a stream, such as marketing")
+    cause = f"{wanted.tenant}|{wanted.scope}|{wanted.stream}|{wanted.reason}|{now:.3f}"
+    return MailEvent(
+        id=event_id(to, kind, cause),
+        kind=kind,
+        mail="",
+        time=now,
+        tenant=wanted.tenant,
+        to=to,
+        scope=wanted.scope,
+        stream=wanted.stream or "marketing",
+        reason=wanted.reason,
+        until=wanted.until,
+        by=wanted.by[:200],
+        detail=wanted.why[:1000],
+    )
+
+
+# -- writing
+
+
+@asynccontextmanager
+async def producing(settings: Settings) -> AsyncIterator[tuple[AIOKafkaProducer, int]]:
+    """A started producer, and P. Raises WrongTopology."""
+    partitions = (await check(settings)).partitions
+    producer = make_producer(settings)
+    await producer.start()
+    try:
+        yield producer, partitions
+    finally:
+        await stopped(producer)
+
+
+async def publish(settings: Settings, rows: Iterable[Row], told: Told) -> None:
+    """Write an event for each row; returns when all are acknowledged. Counts into ``told`` as it goes."""
+    async with producing(settings) as (producer, partitions):
+        flying: deque[asyncio.Future[Any]] = deque()
+        for row in rows:
+            if row.event is None:
+                told.bad_rows += 1
+                if len(told.bad) < 1000:
+                    told.bad.append(row)
+                continue
+            key = row.event.to.encode()
+            place = partition_of(row.event.to, partitions)
+            topic, value = settings.topic(EVENTS), encode(row.event)
+            flying.append(await producer.send(topic, value, key=key, partition=place, headers=HEADERS))
+            while len(flying) > IN_FLIGHT or (flying and flying[0].done()):
+                await flying.popleft()
+                told.acknowledged += 1
+        while flying:
+            await flying.popleft()
+            told.acknowledged += 1
+
+
+async def change(
+    settings: Settings, events: Sequence[MailEvent], seconds: float
+) -> Mapping[str, Suppression]:
+    """Write the events and wait until their rows are in force, ``seconds`` at most.
+
+    Event id -> the first row that says so. An event without one changed nothing (it was so already), or the
+    stage ``suppress`` does not run.
+    """
+    partitions = (await check(settings)).partitions
+    wanted = {event.id for event in events}
+    tps = {TopicPartition(settings.topic(ROWS), partition_of(event.to, partitions)): None for event in events}
+    reader = await started(make_reader(settings), 10.0)
+    found: dict[str, Suppression] = {}
+    try:
+        ends = await reader.end_offsets(list(tps))
+        reader.assign(list(tps))
+        for tp, end in ends.items():
+            reader.seek(tp, end)
+        await publish(settings, (Row(0, event) for event in events), Told())
+        until = time.monotonic() + seconds
+        while len(found) < len(wanted) and time.monotonic() < until:
+            for messages in (await reader.getmany(timeout_ms=100)).values():
+                for message in messages:
+                    row = parse(message.value, Suppression) if message.value else None
+                    if row is not None and row.origin in wanted:
+                        found.setdefault(row.origin, row)
+    finally:
+        await stopped(reader)
+    return found
+
+
+# -- reading
+
+
+async def rows_of(settings: Settings, address: str) -> list[Suppression]:
+    """Every row of an address, released ones too, the newest of each key. Raises Malformed."""
+    to = normalise(address).key
+    partitions = (await check(settings)).partitions
+    prefix, found = f"{to}|".encode(), dict[bytes, Suppression]()
+    async with aclosing(read_to_end(settings, [(ROWS, partition_of(to, partitions))])) as records:
+        async for record in records:
+            if record.key is None or not record.key.startswith(prefix):
+                continue
+            if record.value:
+                found[record.key] = parse(record.value, Suppression)
+            else:
+                found.pop(record.key, None)
+    return sorted(found.values(), key=lambda row: row.time)
+
+
+async def all_rows(settings: Settings) -> AsyncIterator[Suppression]:
+    """The newest row of every key, partition by partition.
+
+    The log may hold older ones beside it, so each partition is gathered in a file on disk first: memory does
+    not grow with millions of them.
+    """
+    partitions = (await check(settings)).partitions
+    with tempfile.TemporaryDirectory(prefix="mailsluice-") as home:
+        for partition in range(partitions):
+            path = Path(home) / f"{partition}.sqlite"
+            database = sqlite3.connect(path, isolation_level=None)
+            try:
+                database.executescript("PRAGMA journal_mode=off; PRAGMA synchronous=off; BEGIN")
+                database.execute("CREATE TABLE rows (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+                async with aclosing(read_to_end(settings, [(ROWS, partition)])) as records:
+                    async for record in records:
+                        database.execute(
+                            "INSERT OR REPLACE INTO rows VALUES (?, ?)", (record.key, record.value)
+                        )
+                for (value,) in database.execute(
+                    "SELECT value FROM rows WHERE value IS NOT NULL ORDER BY key"
+                ):
+                    yield parse(value, Suppression)
+            finally:
+                database.close()
+                path.unlink(missing_ok=True)
+
+
+# -- files
+
+
+def read_rows(lines: Iterable[str], wanted: Wanted, now: float) -> Iterator[Row]:
+    """The rows of a CSV file with a header line, each as an event ``blocked``. Raises BadFile first.
+
+    Separated by comma, semicolon or tab, as the header is. Columns: to (or email, address), and if wanted
+    tenant, scope, stream, reason, until (RFC 3339) and why; others are passed over. ``wanted`` fills what a
+    row leaves out. Open the file with ``newline=""`` and ``errors="surrogateescape"``.
+    """
+    source = iter(lines)
+    head = next(source, "").removeprefix("\ufeff")
+    separator = max(",;\t", key=head.count)
+    csv.field_size_limit(LONGEST_FIELD)
+    names = [
+        NAMES.get(n, n)
+        for n in (c.strip().lower() for c in next(csv.reader([head], delimiter=separator), []))
+    ]
+    if names.count("to") != 1:
+        raise BadFile("the first line must name the columns, just one of them to, email or address")
+    reader = csv.reader(source, delimiter=separator)
+    while True:
+        line = reader.line_num + 2
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(line, None, str(error))
+            continue
+        if cells:
+            yield _row(line, cells, names, wanted, now)
+
+
+def _row(line: int, cells: list[str], names: list[str], wanted: Wanted, now: float) -> Row:
+    if len(cells) != len(names):
+        return Row(line, None, f"{len(cells)} columns, the header line has {len(names)}")
+    found = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if name in COLUMNS}
+    given = {name: found[name] for name in ("tenant", "scope", "stream", "reason", "why") if found.get(name)}
+    try:
+        until = _time(found.get("until", "")) or wanted.until
+        if "\udc80" <= max("".join(given.values()), default="") <= "\udcff":
+            return Row(line, None, "not UTF-8")
+        event = event_of("blocked", found["to"], wanted._replace(**given, until=until), now)
+    except (Malformed, ValueError) as error:
+        return Row(line, None, error.detail if isinstance(error, Malformed) else str(error))
+    return Row(line, event)
+
+
+def _time(text: str) -> float:
+    if not text:
+        return 0.0
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("until is no RFC 3339 time, such as 2026-03-01T08:00:00Z") from None
+    if found.tzinfo is None:
+        raise ValueError("until has no zone: end it in Z or +01:00")
+    return found.timestamp()
