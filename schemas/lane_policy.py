@@ -8,6 +8,25 @@ import msgspec
 
 from schemas.codec import event
 
+ALL = "*"
+"""In the place of a provider: a limit over all providers together."""
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Messages of a counted limit. ``used`` in the day since ``day_start`` (Unix seconds), of ``per_day``
+    (0: no day is counted); ``ahead``: granted, or about to be, and not told of yet; ``fullest``: the most
+    in any window of the day; ``lately``: (until when, how many) within the last ``span`` seconds, in which
+    at most ``per_span`` may go."""
+
+    per_day: int = 0
+    per_span: int = 0
+    span: float = 3600.0
+    day_start: float = 0.0
+    used: int = 0
+    ahead: int = 0
+    fullest: int = 0
+    lately: tuple[tuple[int, int], ...] = ()
+
 
 @event("lane_policy", 1)
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -21,6 +40,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     the rate without the passing cap, the rate at which the provider pushed back, when the law last cut
     and raised, until when a reaction caps (``cap_until``) and until when growth is frozen; until when
     connections that the provider refused, or ended after ``per_connection`` messages, are not tried again.
+
+    ``spent``: the limit is counted (warm-up, a gate): workers send only what a lease's ``most`` allows, and
+    have no floor. ``plan`` and ``step`` (0 = the first day): where its warm-up stands; ``day``: the counts
+    of its day; ``volumes`` delivered on the days before; ``engaged_only``: too many complaints, so
+    only contacts that clicked lately should get mail, ``gate_day`` a day at most, until ``good_days``
+    measured days were good. ``seen``: the last report about it; ``ordered``: the last order followed.
     """
 
     kind: Literal["source", "dkim"]
@@ -42,6 +67,16 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     frozen_until: float = 0.0
     connections_until: float = 0.0
     per_connection_until: float = 0.0
+    spent: Spent | None = None
+    plan: str = ""
+    step: int = 0
+    day: tuple[float, ...] = ()
+    volumes: tuple[int, ...] = ()
+    engaged_only: bool = False
+    gate_day: int = 0
+    good_days: int = 0
+    seen: float = 0.0
+    ordered: float = 0.0
 
     @property
     def key(self) -> bytes:
@@ -57,6 +92,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock; shape counts from publishing: the worker stops first. A lease comes on top of the floor
     (policy minimum x owned partitions / P) and never adds up, over all workers, to more than policy rate
     - minimum; ``connections`` 0 means: it is another worker's turn. ``time`` Unix seconds, for people.
+    ``most``: messages of this limit that the worker may have started since it came up; -1: not counted.
     """
 
     worker: str
@@ -68,6 +104,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connections: int
     per_connection: int
     duration: float
+    most: int = -1
     time: float = 0.0
     epoch: int = 0
 
@@ -95,6 +132,31 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> bytes:
         """The key on the compacted topic: the time keeps a short history under compaction."""
         return f"decision|{self.kind}|{self.name}|{self.provider}|{self.time:.3f}".encode()
+
+
+@event("lane_order", 1)
+class LaneOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an operator wants of a limit: followed once, and written down as a Decision with who and why.
+
+    ``what``: ``warm`` (known to the provider, no plan), ``day`` (day ``value`` of its plan), ``restart`` (the first
+    day), ``engaged_only`` (``value`` messages a day, only to those who clicked lately), ``lift`` (no
+    gate, growth is free). ``plan``: the plan of ``day`` and ``restart``; empty: its own. ``time`` Unix seconds.
+    """
+
+    kind: Literal["source", "dkim"]
+    name: str
+    provider: str
+    what: Literal["warm", "day", "restart", "engaged_only", "lift"]
+    value: int = 0
+    plan: str = ""
+    who: str
+    why: str
+    time: float
+
+    @property
+    def key(self) -> bytes:
+        """The key on the compacted topic: the newest order on a limit stays."""
+        return f"order|{self.kind}|{self.name}|{self.provider}".encode()
 
 
 @event("leader", 1)

@@ -28,6 +28,20 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     carried: int = 0
 
 
+class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker has started of a limit that is counted, or unknown: ``total`` since it came up, ``fresh`` since it told last.
+
+    ``over_all``: the limit is the one over all providers. Leases that answered reports up to number
+    ``over`` are over: nothing more is started under them.
+    """
+
+    kind: Literal["source", "dkim"]
+    over_all: bool = False
+    total: int
+    fresh: int = 0
+    over: int = 0
+
+
 @event("lane_report", 1)
 class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums of one worker incarnation, lane, source and DKIM domain; ``number`` counts its reports up.
@@ -36,6 +50,8 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     classify. ``seconds`` that the sums cover; ``waiting``: records in buffers plus lag; ``connections``
     open now; ``busy``: how often all that were allowed were busy while a mail could have gone; ``partitions`` owned; ``domains`` recipient domains attempted. ``time`` is in Unix seconds.
     A worker with mail waiting reports every second, sums of zero too: the answer is its lease.
+    ``used``: messages started, by the limits that the report falls under. ``traps``: spam traps that mail
+    reached; ``listed``: block lists that have the source or domain, by our own check (feedback).
     """
 
     worker: str
@@ -61,3 +77,6 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     partitions: int = 0
     domains: int = 0
     replies: tuple[Reply, ...] = ()
+    used: tuple[Used, ...] = ()
+    traps: int = 0
+    listed: int = 0

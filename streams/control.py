@@ -30,7 +30,7 @@ from agents.shape.agent import Fact, Shaper
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 from streams import probes, seldom
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
@@ -180,12 +180,20 @@ class Control:
             except Malformed as error:
                 log.warning("%s offset %d cannot be read: %s", POLICY, message.offset, error)
                 continue
-            if not isinstance(fact, LanePolicy | Lease | Decision | Leader):
+            if isinstance(fact, LaneOrder):
+                self.order(fact)
+            elif not isinstance(fact, LanePolicy | Lease | Decision | Leader):
                 log.warning("%s offset %d is no record of shape", POLICY, message.offset)
             elif self.leading.is_set():
                 self.watch(fact, message.offset)
             else:
                 self.shaper.remember(fact, message.offset, time.monotonic())
+
+    def order(self, order: LaneOrder) -> None:
+        """An operator's order: followed at once by the leader, else by the next one."""
+        self.shaper.orders[(order.kind, order.name, order.provider)] = order
+        if self.leading.is_set():
+            self._spawn(self.publish(self.shaper.on_order(order, self._clock())))
 
     def watch(self, fact: Fact | Leader, offset: int) -> None:
         """While leading: step down before a newer leader, write again over what an older one wrote."""
@@ -217,10 +225,17 @@ class Control:
         await self._follower.to_end(POLICY, 0)
         leader = Leader(worker=self.worker, time=self._clock())
         offset = (await (await self._send(leader.key, leader))).offset
+        # And to the end again: what the last leader counted before our record must be known to us.
+        await self._follower.to_end(POLICY, 0)
         # The clock after the acknowledgement: what the last leader lent, it lent before our record.
-        self.shaper.lead(offset, time.monotonic())
+        now = self._clock()
+        self.shaper.lead(offset, time.monotonic(), now)
         # Under the new epoch: what a displaced leader still writes behind it must not be all there is.
-        await self.publish([self.shaper.renewed(policy) for policy in list(self.shaper.published.values())])
+        await self.publish(
+            [self.shaper.renewed(policy, now) for policy in list(self.shaper.published.values())]
+        )
+        for order in list(self.shaper.orders.values()):
+            await self.publish(self.shaper.on_order(order, self._clock()))
         self.leading.set()
         log.info("leading shape, epoch %d, %d limits", self.shaper.epoch, len(self.shaper.state))
 

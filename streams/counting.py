@@ -12,7 +12,7 @@ import msgspec
 
 from agents import Out
 from schemas.event import Kind
-from schemas.lane_policy import LanePolicy
+from schemas.lane_policy import ALL, LanePolicy
 from schemas.lanes import SUFFIXES
 from schemas.suppression import Suppression
 from streams import metrics
@@ -143,7 +143,7 @@ def limit_gauges(published: Iterable[LanePolicy]) -> None:
     limits: defaultdict[tuple[str, str], float] = defaultdict(float)
     until: defaultdict[tuple[str, str], float] = defaultdict(float)
     for policy in published:
-        if policy.kind == "source":
+        if policy.kind == "source" and policy.provider != ALL:
             label = (provider_label(policy.provider), policy.name)
             limits[label] += policy.rate
             until[label] = max(until[label], policy.suspended_until)

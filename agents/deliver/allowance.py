@@ -5,21 +5,25 @@ the clocks are arguments. ``mono`` is this machine's monotonic clock, ``wall`` U
 
 A live lease comes on top of the floor; without one there is only the floor: the policy's minimum x owned
 partitions / P, over all workers together the minimum. Suspended: nothing. A cut of the policy scales the
-lease that was lent under it at once; only a new lease raises.
+lease that was lent under it at once; only a new lease raises. A counted limit (warm-up) has no floor:
+without a lease there is nothing, and a lease says up to which message it goes.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from zlib import crc32
 
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
+from schemas.lane_report import Used
 
-Kind = str
+Kind = Literal["source", "dkim"]
 Key = tuple[Kind, str, str]
 """kind (source or dkim), name, provider."""
 MOST_WAIT = 1.0
+MOST_ROADS = 50_000
+"""Combinations of provider, source and DKIM domain whose limits are kept at hand."""
 REMEMBERED = 4096
 """Reports whose sending time is kept: an answer to an older one is worth nothing any more."""
 
@@ -89,11 +93,19 @@ class TokenBucket:
 
 
 class _Line:
-    """One limit as this worker knows it."""
+    """One limit as this worker knows it. ``total``: messages started under it, ``told`` of those in reports."""
 
-    __slots__ = ("connections", "ends", "lease", "most", "policy", "room", "scale")
+    __slots__ = (
+        *("bucket", "connections", "ends", "key", "lease", "most", "pace", "policy", "room", "scale"),
+        *("told", "total", "version"),
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.bucket: TokenBucket | None = None
+        self.pace: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        self.version = -1
+        self.total = self.told = 0
         self.policy: LanePolicy | None = None
         self.lease: Lease | None = None
         self.ends = 0.0
@@ -101,6 +113,14 @@ class _Line:
         self.scale = 1.0
         self.most = 0
         self.connections = 0
+
+    def counted(self) -> bool:
+        """Whether each message counts against what a lease allows."""
+        return self.policy is not None and self.policy.spent is not None
+
+    def left(self) -> int:
+        """Messages that the lease still allows; asked only where it is counted."""
+        return self.lease.most - self.total if self.lease is not None and self.lease.most >= 0 else 0
 
 
 class Allowance:
@@ -115,9 +135,9 @@ class Allowance:
         self._unknown = unknown
         self._lines: dict[Key, _Line] = {}
         self._sent: dict[int, float] = {}
-        self._buckets: dict[Key, TokenBucket] = {}
+        self._roads: dict[tuple[str, str, str], tuple[_Line, ...]] = {}
         self._cache: dict[tuple[str, str, str], tuple[float, float, Rate]] = {}
-        self._paces: dict[Key, tuple[float, float, float]] = {}
+        self._version = 0
 
     def own(self, partitions: int) -> None:
         """This worker owns so many partitions now."""
@@ -130,19 +150,19 @@ class Allowance:
         while len(self._sent) > REMEMBERED:
             del self._sent[next(iter(self._sent))]
 
-    def feed(self, offset: int, fact: LanePolicy | Lease | Leader | Decision) -> None:
+    def feed(self, offset: int, fact: LanePolicy | Lease | Leader | Decision | LaneOrder) -> None:
         """Take in one record of the policy topic. What a displaced leader wrote is ignored."""
         if isinstance(fact, Leader):
             self.epoch = max(self.epoch, offset)
             return
-        if fact.epoch < self.epoch or isinstance(fact, Decision):
+        if isinstance(fact, Decision | LaneOrder) or fact.epoch < self.epoch:
             return
         self.epoch = fact.epoch
-        key = (fact.kind, fact.name, fact.provider)
+        key: Key = (fact.kind, fact.name, fact.provider)
         if isinstance(fact, LanePolicy):
             if not all(map(math.isfinite, (fact.rate, fact.minimum, fact.suspended_until))):
                 return
-            line = self._lines.setdefault(key, _Line())
+            line = self._line(key)
             line.policy = fact
             # Cut by cut, as the book does: what a later raise gives is lent anew, not given back.
             if _room(fact) < line.room:
@@ -153,7 +173,7 @@ class Allowance:
                 )
             line.room, line.most = _room(fact), fact.connections
         elif fact.worker == self.worker and fact.number in self._sent and math.isfinite(fact.rate):
-            line = self._lines.setdefault(key, _Line())
+            line = self._line(key)
             line.lease = fact
             line.ends = self._sent[fact.number] + fact.duration
             line.scale = 1.0
@@ -168,13 +188,16 @@ class Allowance:
         found = self._cache.get(wanted)
         if found is not None and mono < found[0] and wall < found[1]:
             return found[2]
-        until_mono, until_wall, first = self._limit(("source", source, provider), mono, wall)
-        if first is None:
+        first, *others = self._road(wanted)
+        until_mono, until_wall, best = self._limit(first, mono, wall)
+        if best is None:
             least = self._unknown.connections if self._part else 0
-            first = self._unknown._replace(rate=self._unknown.rate * self._part, connections=least)
-        signer_mono, signer_wall, second = self._limit(("dkim", dkim, provider), mono, wall)
-        best = first if second is None else _stricter(first, second)
-        self._cache[wanted] = (min(until_mono, signer_mono), min(until_wall, signer_wall), best)
+            best = self._unknown._replace(rate=self._unknown.rate * self._part, connections=least)
+        for line in others:
+            mono_too, wall_too, second = self._limit(line, mono, wall)
+            until_mono, until_wall = min(until_mono, mono_too), min(until_wall, wall_too)
+            best = best if second is None else _stricter(best, second)
+        self._cache[wanted] = (until_mono, until_wall, best)
         return best
 
     def take(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
@@ -183,60 +206,110 @@ class Allowance:
         Else the seconds to wait before asking again (at most MOST_WAIT), and nothing is counted. Unlike
         ``rate`` with a bucket of one's own, this holds the sum over all domains of a source.
         """
-        wait, buckets = self._look(provider, source, dkim, mono, wall)
-        for bucket in buckets:
-            bucket.spend()
-        return wait
+        wait = self._look(provider, source, dkim, mono, wall)
+        if wait > 0.0:
+            return wait
+        for line in self._road((provider, source, dkim)):
+            line.total += 1
+            if line.bucket is not None:
+                line.bucket.spend()
+            if line.policy is not None and line.policy.spent is not None and line.left() <= 0:
+                self._changed()
+        return 0.0
 
     def wait(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
         """What ``take`` would answer, and nothing is counted."""
-        return self._look(provider, source, dkim, mono, wall)[0]
+        return self._look(provider, source, dkim, mono, wall)
 
-    def _look(
-        self, provider: str, source: str, dkim: str, mono: float, wall: float
-    ) -> tuple[float, list[TokenBucket]]:
-        """(0.0, the buckets to take from), or the seconds to wait and no bucket."""
-        buckets = []
-        for key in (("source", source, provider), ("dkim", dkim, provider)):
-            rate = self._own_rate(key, mono, wall)
-            if rate is None:
+    def used(self, provider: str, source: str, dkim: str, mono: float) -> tuple[Used, ...]:
+        """For a report: what was started of each of its limits that is counted, or not known yet.
+
+        Call it once a report: what it tells as fresh is not told again.
+        """
+        found = []
+        for line in self._road((provider, source, dkim)):
+            fresh, line.told = line.total - line.told, line.total
+            kind, _, of = line.key
+            if line.policy is None:
+                if of != ALL and fresh:
+                    found.append(Used(kind=kind, total=line.total, fresh=fresh))
+            elif line.policy.spent is not None:
+                number = line.lease.number if line.lease else 0
+                over = number if mono >= line.ends else max(0, number - 1)
+                found.append(Used(kind=kind, over_all=of == ALL, total=line.total, fresh=fresh, over=over))
+        return tuple(found)
+
+    def counts(self, provider: str, source: str) -> bool:
+        """Whether a source is in warm-up at a provider: it should have its budget used before others."""
+        line = self._lines.get(("source", source, provider))
+        return line is not None and line.counted()
+
+    def _line(self, key: Key) -> _Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(key)
+        return line
+
+    def _road(self, wanted: tuple[str, str, str]) -> tuple[_Line, ...]:
+        """The limits that a message falls under; the source's at its provider comes first."""
+        found = self._roads.get(wanted)
+        if found is None:
+            provider, source, dkim = wanted
+            keys: list[Key] = [("source", source, provider), ("source", source, ALL)]
+            if dkim:
+                keys += [("dkim", dkim, provider), ("dkim", dkim, ALL)]
+            if len(self._roads) >= MOST_ROADS:
+                self._roads.clear()
+            found = self._roads[wanted] = tuple(map(self._line, keys))
+        return found
+
+    def _look(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
+        """0.0, or the seconds to wait: the first limit that holds the message back."""
+        for line in self._road((provider, source, dkim)):
+            pace = line.pace
+            if line.version != self._version or mono >= pace[0] or wall >= pace[1]:
+                pace = self._pace(line, mono, wall)
+            rate = pace[2]
+            if rate == math.inf:
                 continue
-            bucket = self._buckets.get(key)
+            bucket = line.bucket
             if bucket is None:
-                bucket = self._buckets[key] = TokenBucket(rate, mono, seed=self._seed)
+                bucket = line.bucket = TokenBucket(rate, mono, seed=self._seed)
             bucket.set_rate(rate, mono)
             wait = bucket.wait(mono)
             if wait > 0.0:
-                return wait, []
-            buckets.append(bucket)
-        return 0.0, buckets
+                return wait
+        return 0.0
 
-    def _own_rate(self, key: Key, mono: float, wall: float) -> float | None:
-        found = self._paces.get(key)
-        if found is None or mono >= found[0] or wall >= found[1]:
-            until_mono, until_wall, limit = self._limit(key, mono, wall)
-            # Without a policy a source has the unknown's floor, a DKIM domain no limit of its own.
-            rate = (
-                limit.rate if limit else self._unknown.rate * self._part if key[0] == "source" else math.inf
-            )
-            found = self._paces[key] = (until_mono, until_wall, rate)
-        return None if found[2] == math.inf else found[2]
+    def _pace(self, line: _Line, mono: float, wall: float) -> tuple[float, float, float]:
+        until_mono, until_wall, limit = self._limit(line, mono, wall)
+        # Without a policy a source has the unknown's floor at each provider; nothing else is limited.
+        unknown = line.key[0] == "source" and line.key[2] != ALL
+        rate = limit.rate if limit else self._unknown.rate * self._part if unknown else math.inf
+        line.pace, line.version = (until_mono, until_wall, rate), self._version
+        if rate == math.inf:
+            line.bucket = None
+        return line.pace
 
     def _changed(self) -> None:
         self._cache.clear()
-        self._paces.clear()
+        self._version += 1
 
-    def _limit(self, key: Key, mono: float, wall: float) -> tuple[float, float, Rate | None]:
+    def _limit(self, line: _Line, mono: float, wall: float) -> tuple[float, float, Rate | None]:
         """(valid until mono, valid until wall, the limit or None where shape has set none)."""
-        line = self._lines.get(key)
-        if line is None or line.policy is None:
-            return math.inf, math.inf, None
         policy = line.policy
+        if policy is None or (line.key[2] == ALL and policy.spent is None and not policy.suspended_until):
+            return math.inf, math.inf, None
         if wall < policy.suspended_until:
             stopped = Rate(0.0, 0, policy.per_connection, policy.suspended_until, policy.reason)
             return math.inf, policy.suspended_until, stopped
         floor = policy.minimum * self._part
         lease = line.lease
+        counted = policy.spent is not None
+        if counted and (lease is None or mono >= line.ends or line.left() <= 0):
+            # A connection may stay open: it is the message that has to wait.
+            least = 1 if self._part else 0
+            return math.inf, math.inf, Rate(0.0, least, policy.per_connection, 0.0, policy.reason)
         if lease is None or mono >= line.ends:
             least = max(1, int(policy.connections * self._part)) if self._part else 0
             return math.inf, math.inf, Rate(floor, least, policy.per_connection, 0.0, "no lease: the floor")

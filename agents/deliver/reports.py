@@ -10,7 +10,7 @@ from agents.deliver.allowance import Allowance
 from agents.deliver.job import Mail
 from agents.deliver.pool import Pool
 from schemas.codec import encode
-from schemas.lane_report import LaneReport, Reply
+from schemas.lane_report import LaneReport, Reply, Used
 from schemas.outcome import Outcome
 from schemas.reply import Meaning
 
@@ -104,10 +104,20 @@ class Reports:
                 continue
             self._number += 1
             self._allowance.sent(self._number, now)
+            used = self._allowance.used(*key, now)
             found = self._sums.pop(key) if key in self._sums else _Sum()
-            self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool))
+            self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool, used))
 
-    def _report(self, key: Key, found: _Sum, waiting: int, busy: int, partitions: int, pool: Pool) -> Out:
+    def _report(
+        self,
+        key: Key,
+        found: _Sum,
+        waiting: int,
+        busy: int,
+        partitions: int,
+        pool: Pool,
+        used: tuple[Used, ...],
+    ) -> Out:
         provider, source, dkim = key
         states = found.states
         report = LaneReport(
@@ -127,6 +137,7 @@ class Reports:
             busy=busy,
             partitions=partitions,
             domains=len(found.domains),
+            used=used,
             replies=tuple(
                 Reply(
                     klass=kind[0],

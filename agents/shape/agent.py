@@ -9,12 +9,18 @@ from dataclasses import replace as replace_limit
 from msgspec.structs import replace
 
 from agents import Stage
+from agents.shape.budget import Budget
 from agents.shape.check import refused
+from agents.shape.counted import Counted, wide_of, wide_policy
+from agents.shape.day import end_day
 from agents.shape.figures import Limits, Settings
 from agents.shape.leases import Book
 from agents.shape.limit import Key, Limit, restored
+from agents.shape.orders import followed, replanned
 from agents.shape.policy import State, decide
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from agents.shape.policy import fresh as fresh_limit
+from agents.shape.warm import DAY, WIDE, WIDE_SPAN
+from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 
 STAGE = Stage(
@@ -46,15 +52,21 @@ class Shaper:
     epoch: int = -1
     refusals: int = 0
     stale: int = 0
+    counted: Counted = field(default_factory=Counted)
+    orders: dict[Key, LaneOrder] = field(default_factory=dict)
+    """The newest order on each limit, followed or not."""
     book: Book = field(default_factory=lambda: Book(0.0, float("inf")))
     _leases: dict[bytes, float] = field(default_factory=dict)
     _decisions: dict[Key, deque[bytes]] = field(default_factory=dict)
     _drops: list[bytes] = field(default_factory=list)
 
-    def remember(self, fact: Fact | Leader, offset: int, mono: float) -> bool:
+    def remember(self, fact: Fact | Leader | LaneOrder, offset: int, mono: float) -> bool:
         """Take in a record of the policy topic. False: written by a leader that had been displaced."""
         if isinstance(fact, Leader):
             self.epoch = max(self.epoch, offset)
+            return True
+        if isinstance(fact, LaneOrder):
+            self.orders[(fact.kind, fact.name, fact.provider)] = fact
             return True
         if fact.epoch < self.epoch:
             return False
@@ -66,21 +78,23 @@ class Shaper:
             self._note(key, fact.key)
             return True
         self.published[key] = fact
-        self.state = {
-            **self.state,
-            key: restored(fact, self.settings.limits(fact.provider, fact.kind, fact.name)),
-        }
+        if fact.provider != ALL:
+            limits = self.settings.limits(fact.provider, fact.kind, fact.name)
+            self.state = {**self.state, key: restored(fact, limits, self.settings.plans)}
         return True
 
-    def lead(self, epoch: int, mono: float) -> None:
+    def lead(self, epoch: int, mono: float, now: float = 0.0) -> None:
         """This process leads now; ``epoch`` is the offset of its Leader record. Leases begin one later."""
         self.epoch = epoch
         self.book = Book(self.settings.law.lease, mono)
+        self.counted.restore(self.published, now)
 
-    def renewed(self, policy: LanePolicy) -> LanePolicy:
+    def renewed(self, policy: LanePolicy, now: float = 0.0) -> LanePolicy:
         """A policy of an earlier epoch under this leader's own."""
         key: Key = (policy.kind, policy.name, policy.provider)
-        self.published[key] = replace(policy, epoch=self.epoch)
+        budget = self.counted.budgets.get(key)
+        spent = policy.spent if budget is None else budget.record(now)
+        self.published[key] = replace(policy, epoch=self.epoch, spent=spent)
         return self.published[key]
 
     def adopt(self, settings: Settings, now: float) -> list[Fact]:
@@ -92,13 +106,14 @@ class Shaper:
             if was is None:
                 continue  # nobody was told a limit, so nobody need be told another
             limits = self._limits(key)
-            kept = replace_limit(limit, rate=min(limits.maximum, max(limits.minimum, limit.rate)))
-            self.state = {**self.state, key: kept}
+            kept = replanned(limit, settings)
+            kept = replace_limit(kept, rate=min(limits.maximum, max(kept.paced(limits).minimum, kept.rate)))
             fresh = kept.policy(limits, now)
-            if replace(fresh, epoch=was.epoch, time=was.time) != was:
-                reason = "the policy file has changed"
-                facts.append(self._publish(replace(fresh, reason=reason)))
-                facts.append(self._publish(_decided(fresh, "policy", reason)))
+            if _binds(fresh) != _binds(was) or (kept.warm != limit.warm):
+                kept = replace_limit(kept, reason="the policy file has changed")
+                facts += self._tell(kept, "policy", now)
+            else:
+                self.state = {**self.state, key: kept}
         return facts
 
     def _limits(self, key: Key) -> Limits:
@@ -110,22 +125,56 @@ class Shaper:
             self.refusals += 1
             return []
         delivery = report.kind == "delivery"
+        keys: tuple[Key, Key] = (
+            ("source", report.source, report.provider),
+            ("dkim", report.dkim, report.provider),
+        )
+        old = [key for key in keys if key in self.state]
+        if delivery:
+            self._begin(report, old, now, mono)
+            self.counted.hear(report, now, mono)
         if delivery and report.time < now - STALE:
             self.stale += 1
             return []
         decided, self.state = decide(report, self.state, self.settings, now)
-        facts: list[Fact] = [self._publish(fact) for fact in decided]
+        new = [key for key in keys if key in self.state and key not in self.counted.budgets]
+        for key in keys:
+            if key in self.state:
+                self.counted.fit(key, self.state[key])
         if delivery:
-            keys: tuple[Key, Key] = (
-                ("source", report.source, report.provider),
-                ("dkim", report.dkim, report.provider),
-            )
-            binding = [self.published[key] for key in keys if key in self.published]
-            for lease in self.book.answer(report, binding, mono):
-                lease = replace(lease, epoch=self.epoch, time=now)
-                self._leases[lease.key] = mono + lease.duration
-                facts.append(lease)
-        return facts
+            self._begin(report, [key for key in new if key not in old], now, mono)
+            self.counted.hear(report, now, mono, new)
+        facts: list[Fact] = [self._publish(fact, now) for fact in decided]
+        return facts + self._lend(report, keys, now, mono) if delivery else facts
+
+    def _begin(self, report: LaneReport, keys: list[Key], now: float, mono: float) -> None:
+        """The day of a limit begins with its first mail."""
+        if report.waiting + report.attempts == 0:
+            return
+        for key in keys:
+            limit = self.state[key]
+            if not limit.day.since:
+                self.state = {**self.state, key: replace_limit(limit, day=limit.day._replace(since=now))}
+                if key in self.counted.budgets:
+                    self.counted.budgets[key].new_day(now, mono)
+
+    def _lend(self, report: LaneReport, keys: tuple[Key, Key], now: float, mono: float) -> list[Fact]:
+        """Leases in answer to a report; before them, what is counted is written down."""
+        over_all: list[Key] = [(kind, name, ALL) for kind, name, _ in keys if name]
+        binding = [self.published[key] for key in (*keys, *over_all) if key in self.published]
+        binding = [policy for policy in binding if policy.provider != ALL or policy.spent is not None]
+        leases: list[Fact] = []
+        for lease in self.book.answer(report, binding, mono):
+            ends = mono + lease.duration
+            lease = self.counted.lend(replace(lease, epoch=self.epoch, time=now), report, ends, now)
+            self._leases[lease.key] = ends
+            leases.append(lease)
+        written: list[Fact] = []
+        for policy in binding:
+            budget = self.counted.budgets.get((policy.kind, policy.name, policy.provider))
+            if budget is not None and budget.due():
+                written.append(self._publish(policy, now))
+        return written + leases
 
     def tick(self, now: float, mono: float) -> tuple[list[Fact], list[bytes]]:
         """Once a second: (records that time itself calls for, keys to delete from the topic)."""
@@ -133,8 +182,13 @@ class Shaper:
         for key, limit in list(self.state.items()):
             if now - limit.seen_at > self.settings.law.forget:
                 self._forget(key)
-            elif limit.cap_until and now >= limit.cap_until:
+                continue
+            if limit.cap_until and now >= limit.cap_until:
                 facts += self._uncap(limit, now)
+            if limit.day.since and now >= limit.day.since + DAY:
+                facts += self._end_day(self.state[key], now)
+        facts += self._over_all(now)
+        self.counted.settle(now, mono)
         self.book.forget(mono)
         # A grace time: whoever reads the lease late must not take its deletion for news.
         over = [key for key, ends in self._leases.items() if ends + 60 < mono]
@@ -145,22 +199,77 @@ class Shaper:
 
     def _forget(self, key: Key) -> None:
         self.state = {other: kept for other, kept in self.state.items() if other != key}
+        self.counted.budgets.pop(key, None)
         policy = self.published.pop(key, None)
         if policy is not None:
             self._drops += [policy.key, *self._decisions.pop(key, ())]
 
     def _uncap(self, limit: Limit, now: float) -> list[Fact]:
         """The limit without the cap that has run out. Growth goes on from the rate before it."""
-        limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
-        self.state = {**self.state, limit.key: limit}
-        fresh = limit.policy(self._limits(limit.key), now)
         reason = "the cap has run out: " + limit.reason
-        return [self._publish(fresh), self._publish(_decided(fresh, "uncap", reason))]
+        limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
+        return self._tell(limit, "uncap", now, reason)
 
-    def _publish(self, fact: LanePolicy | Decision) -> LanePolicy | Decision:
+    def _end_day(self, limit: Limit, now: float) -> list[Fact]:
+        budget = self.counted.budgets.get(limit.key)
+        used, fullest = (budget.spent, budget.fullest) if budget else (0, 0)
+        limit, what, reason = end_day(limit, self._limits(limit.key), self.settings, used, fullest, now)
+        if what:
+            return self._tell(replace_limit(limit, reason=reason), what, now)
+        self.state = {**self.state, limit.key: limit}
+        if limit.key not in self.published:
+            return []
+        # Once a day, so that the next leader knows what was sent, and that the limit is in use.
+        self.counted.fit(limit.key, limit)
+        return [self._publish(limit.policy(self._limits(limit.key), now), now)]
+
+    def _over_all(self, now: float) -> list[Fact]:
+        """Limits over all providers that begin or end now."""
+        wanted = wide_of(self.state, self.settings)
+        facts: list[Fact] = []
+        for kind, name in wanted:
+            key: Key = (kind, name, ALL)
+            if key not in self.counted.budgets:
+                budget = self.counted.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
+                facts.append(self._publish(wide_policy(kind, name, budget, now), now))
+        for key, policy in list(self.published.items()):
+            if key[2] == ALL and key[:2] not in wanted:
+                self.counted.budgets.pop(key, None)
+                facts.append(self._publish(replace(policy, spent=None, time=now, reason="grown"), now))
+                del self.published[key]
+                self._drops.append(policy.key)
+        return facts
+
+    def on_order(self, order: LaneOrder, now: float) -> list[Fact]:
+        """Follow an operator's order, once: what to publish about it."""
+        key: Key = (order.kind, order.name, order.provider)
+        newest = self.orders.get(key)
+        if newest is None or newest.time < order.time:
+            self.orders[key] = order
+        limits = self._limits(key)
+        limit = self.state.get(key) or fresh_limit(key, limits, self.settings, now)
+        if order.time <= limit.ordered:
+            return []
+        limit, reason = followed(limit, order, limits, self.settings)
+        return self._tell(limit, "order", now, reason)
+
+    def _tell(self, limit: Limit, what: str, now: float, reason: str = "") -> list[Fact]:
+        """Keep a changed limit; its policy and the decision behind it."""
+        self.state = {**self.state, limit.key: limit}
+        self.counted.fit(limit.key, limit)
+        fresh = limit.policy(self._limits(limit.key), now)
+        decision = _decided(fresh, what, reason or limit.reason)
+        return [self._publish(fresh, now), self._publish(decision, now)]
+
+    def _publish(self, fact: LanePolicy | Decision, now: float) -> LanePolicy | Decision:
         fact = replace(fact, epoch=self.epoch)
         key: Key = (fact.kind, fact.name, fact.provider)
         if isinstance(fact, LanePolicy):
+            budget = self.counted.budgets.get(key)
+            spent = budget.record(now) if budget else None
+            limit = self.state.get(key)
+            day = tuple(limit.day) if limit is not None and (spent or limit.volumes) else ()
+            fact = replace(fact, spent=spent, day=day, seen=limit.seen_at if limit else 0.0)
             self.published[key] = fact
         else:
             self._note(key, fact.key)
@@ -183,3 +292,8 @@ def _decided(policy: LanePolicy, what: str, reason: str) -> Decision:
         reason=reason,
         rate=policy.rate,
     )
+
+
+def _binds(policy: LanePolicy) -> tuple[float, ...]:
+    """What of a policy a policy file decides."""
+    return policy.rate, policy.minimum, policy.connections, policy.per_connection

@@ -9,7 +9,7 @@ from schemas.lane_report import LaneReport
 MOST = 10_000_000
 _COUNTS = (
     *("attempts", "delivered", "deferred", "bounced", "unknown", "complaints", "late_bounces"),
-    *("opens", "clicks", "waiting", "connections", "busy", "partitions"),
+    *("opens", "clicks", "waiting", "connections", "busy", "partitions", "traps", "listed"),
 )
 
 
@@ -30,6 +30,10 @@ def refused(report: LaneReport) -> str:
             return f"not a name: {text[:40]!r}"
     if not all(names):
         return "worker, provider and source must be named"
+    if len(report.used) > 4 or not all(
+        0 <= n < 2**53 for u in report.used for n in (u.total, u.fresh, u.over)
+    ):
+        return "used: more than 4, or an impossible count"
     counts = [(reply.count, reply.carried, reply.open + 1) for reply in report.replies]
     if len(counts) > 1000 or not all(0 <= count <= MOST for found in counts for count in found):
         return "replies: more than 1,000 kinds, or an impossible count"

@@ -18,6 +18,12 @@ _VERBS = {
     "narrow": "fewer connections at",
     "widen": "one more connection at",
     "shorten": "shorter connections at",
+    "day": "a step of its warm-up at",
+    "hold": "no step of its warm-up at",
+    "warm": "warm, at",
+    "engaged": "only for those who clicked lately, at",
+    "lift": "its gate is open again, at",
+    "order": "by order, at",
     "policy": "policy file changed; now",
 }
 
@@ -54,7 +60,33 @@ def explain_policy(policy: LanePolicy, now: float) -> str:
         how = f"suspended until {_time(policy.suspended_until)}"
     elif now < policy.cap_until:
         how += f", capped until {_time(policy.cap_until)}"
+    counted = [] if policy.spent is None else [budget_text(policy, now)]
+    if policy.plan:
+        counted.insert(0, f"day {policy.step + 1} of {policy.plan}")
+    if policy.engaged_only:
+        counted.append(f"only contacts that clicked lately, {policy.good_days} good days so far")
+    how = "; ".join((how, *counted))
     return _clean(f"{policy.provider} {policy.kind} {policy.name}: {how} ({policy.reason})")
+
+
+def left(policy: LanePolicy, now: float) -> tuple[int | None, int | None]:
+    """(messages left of the day, of the last hour or span), as last written down; None: not counted."""
+    spent = policy.spent
+    if spent is None:
+        return None, None
+    lately = sum(count for until, count in spent.lately if until + spent.span > now)
+    today = spent.used if now < spent.day_start + 86_400 else 0
+    day = max(0, spent.per_day - today) if spent.per_day else None
+    return day, max(0, spent.per_span - lately)
+
+
+def budget_text(policy: LanePolicy, now: float) -> str:
+    """What is left of a counted limit, as last written down."""
+    day, lately = left(policy, now)
+    assert policy.spent is not None
+    span = "hour" if policy.spent.span == 3600 else f"{policy.spent.span / 60:g} minutes"
+    today = "" if day is None else f"{policy.spent.per_day - day} of {policy.spent.per_day} today, "
+    return f"{today}{lately} more this {span}"
 
 
 def _time(seconds: float) -> str:

@@ -96,6 +96,16 @@ class Sweep:
     delivered: int = 1000
     """Deliveries in the window before complaints are judged."""
     freeze: float = 86400.0
+    engaged: float = 0.003
+    """The same at a DKIM domain: only contacts that clicked lately get mail, until days are good again."""
+    engaged_share: float = 0.1
+    """What they may get a day, of the fullest day before."""
+    good_days: int = 7
+    """Measured days below ``engaged`` that open the gate."""
+    measured: int = 100
+    """Deliveries that make a day, with feedback, a measured one."""
+    traps: int = 3
+    """Spam traps reached that freeze growth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +151,10 @@ class Plan:
         table = self.day or self.hourly
         last = len(table) - 1
         step = max(0, min(step, MANY_STEPS))
-        return int(min(1e12, table[min(step, last)] * self.grow ** max(0, step - last)))
+        found = table[min(step, last)]
+        for _ in range(step - last):
+            found = int(min(1e9, found * self.grow + 1e-9))  # each step for itself: none is above its growth
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agents.shape.limit import Key
-from schemas.lane_policy import LanePolicy, Lease
+from schemas.lane_policy import ALL, LanePolicy, Lease
 from schemas.lane_report import LaneReport
 
 EVEN = 0.1
@@ -117,6 +117,8 @@ class Book:
         mine = holders.setdefault(report.worker, Holder(now, now))
         mine.seen = now
         other = report.dkim if policy.kind == "source" else report.source
+        if policy.provider == ALL:
+            other = f"{report.provider}|{other}"
         mine.backlog[other] = (now, report.waiting + report.attempts)
         if now < self.opens:
             # Heard, so that the first leases are shared among all.

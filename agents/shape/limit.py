@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from agents.shape.figures import Limits, Sweep
+from agents.shape.figures import Limits, Plan, Sweep
+from agents.shape.warm import NO_DAY, PACE, Day, Warm, begun
 from schemas.lane_policy import LanePolicy
 
 Kind = Literal["source", "dkim"]
 Key = tuple[Kind, str, str]
 """Which limit: kind, name (a source or a DKIM domain), provider."""
 MAX_SAMPLES = 600
+NO_PLANS: Mapping[str, Plan] = {}
 
 
 class Sample(NamedTuple):
@@ -58,6 +61,7 @@ class Tally(NamedTuple):
     refused: int = 0
     blocked: int = 0
     complaints: int = 0
+    traps: int = 0
 
     def add(self, now: float, sweep: Sweep, **counts: int) -> Tally:
         """The tally with ``counts`` added; when the window is over, half of it carries over."""
@@ -104,6 +108,29 @@ class Limit:
     samples: tuple[Sample, ...] = ()
     hits: tuple[Hit, ...] = ()
     tally: Tally = NO_TALLY
+    warm: Warm | None = None
+    """Where its warm-up stands; None: the law alone."""
+    day: Day = NO_DAY
+    volumes: tuple[int, ...] = ()
+    """Delivered on the days before, the newest last."""
+    gate_day: int = 0
+    """Messages a day while only engaged contacts should get any (0: all may)."""
+    good_days: int = 0
+    ordered: float = 0.0
+
+    def caps(self) -> tuple[int, int] | None:
+        """(messages a day, messages in any hour), or None where nothing is counted."""
+        found = [(self.warm.per_day, self.warm.per_hour)] if self.warm else []
+        if self.gate_day:
+            found.append((self.gate_day, max(1, self.gate_day // 5)))
+        return (min(day for day, _ in found), min(hour for _, hour in found)) if found else None
+
+    def paced(self, limits: Limits) -> Limits:
+        """``limits`` for the law: in warm-up it may go far below the usual minimum."""
+        caps = self.caps()
+        if caps is None:
+            return limits
+        return replace(limits, minimum=min(limits.minimum, PACE * caps[1] / 3600 / 10))
 
     def sampled(self, sample: Sample, window: float) -> Limit:
         """With one sample more, without those older than ``window`` seconds."""
@@ -165,12 +192,15 @@ class Limit:
         kind, name, provider = self.key
         capped = now < self.cap_until
         rate = min(self.rate, self.cap_rate) if capped and self.cap_rate else self.rate
+        caps = self.caps()
+        if caps is not None:
+            rate = min(rate, PACE * caps[1] / 3600)
         return LanePolicy(
             kind=kind,
             name=name,
             provider=provider,
             rate=rate,
-            minimum=min(limits.minimum, rate),
+            minimum=0.0 if caps else min(limits.minimum, rate),  # nobody counts a floor
             connections=self.room(limits),
             per_connection=self.carries(limits, now),
             suspended_until=self.suspended_until,
@@ -184,17 +214,29 @@ class Limit:
             frozen_until=self.frozen_until,
             connections_until=self.connections_until,
             per_connection_until=self.per_connection_until,
+            plan=self.warm.plan if self.warm else "",
+            step=self.warm.step if self.warm else 0,
+            day=tuple(self.day) if caps or self.volumes else (),
+            volumes=self.volumes,
+            engaged_only=bool(self.gate_day),
+            gate_day=self.gate_day,
+            good_days=self.good_days,
+            seen=self.seen_at,
+            ordered=self.ordered,
         )
 
 
-def restored(policy: LanePolicy, limits: Limits) -> Limit:
-    """A limit as the last leader left it, clamped to today's ``limits``."""
+def restored(policy: LanePolicy, limits: Limits, plans: Mapping[str, Plan] = NO_PLANS) -> Limit:
+    """A limit as the last leader left it, clamped to today's ``limits``; a plan that is gone is over."""
+    plan = plans.get(policy.plan)
+    warm = begun(policy.plan, plan, policy.step) if plan else None
+    least = limits.minimum if warm is None and not policy.gate_day else 0.0
     base = policy.base or policy.rate
     capped = policy.cap_until > policy.time
     return Limit(
         (policy.kind, policy.name, policy.provider),
-        rate=min(limits.maximum, max(limits.minimum, base)),
-        seen_at=policy.time,
+        rate=min(limits.maximum, max(least, base)),
+        seen_at=max(policy.time, policy.seen),
         ceiling=policy.ceiling,
         cut_at=policy.cut_at,
         raised_at=policy.raised_at,
@@ -208,4 +250,10 @@ def restored(policy: LanePolicy, limits: Limits) -> Limit:
         per_connection=policy.per_connection,
         per_connection_until=policy.per_connection_until,
         reason=policy.reason,
+        warm=warm,
+        day=Day(policy.day[0], *map(int, policy.day[1:8])) if policy.day else NO_DAY,
+        volumes=policy.volumes,
+        gate_day=policy.gate_day,
+        good_days=policy.good_days,
+        ordered=policy.ordered,
     )

@@ -9,7 +9,8 @@ from agents.shape.check import refused
 from agents.shape.connections import about_connections, connect, spent
 from agents.shape.figures import Law, Limits, Settings
 from agents.shape.limit import Key, Limit, Sample
-from agents.shape.react import lower, react, sweep
+from agents.shape.react import react, sweep
+from agents.shape.warm import PACE, lower, planned
 from schemas.lane_policy import Decision, LanePolicy
 from schemas.lane_report import LaneReport, Reply
 
@@ -37,15 +38,26 @@ def decide(
             continue
         limits = settings.limits(report.provider, key[0], key[1])
         replies = [reply for reply in report.replies if reply.scope in scopes]
-        before = state.get(key) or Limit(key, limits.start, now, raised_at=now, connected_at=now)
+        before = state.get(key) or fresh(key, limits, settings, now)
         after, what, reply = _step(before, report, replies, limits, settings, now)
-        if not what and key not in state and key is source:
-            after, what = replace(after, reason="nothing known yet"), "start"
+        if not what and key not in state and (key is source or after.warm):
+            why = "nothing known yet"
+            if after.warm is not None:
+                why += (
+                    f": day 1 of {after.warm.plan}, {after.warm.per_day} a day, {after.warm.per_hour} an hour"
+                )
+            after, what = replace(after, reason=why), "start"
         changed[key] = after
         if what:
             policy = after.policy(limits, now)
             out += [policy, _decision(policy, what, reply)]
     return out, {**state, **changed}
+
+
+def fresh(key: Key, limits: Limits, settings: Settings, now: float) -> Limit:
+    """A limit that nothing is known about."""
+    warm = planned(limits, settings.plans)
+    return Limit(key, limits.start, now, raised_at=now, connected_at=now, warm=warm)
 
 
 def _decision(policy: LanePolicy, what: str, reply: Reply | None) -> Decision:
@@ -65,7 +77,7 @@ def _step(
     limit: Limit, report: LaneReport, replies: list[Reply], limits: Limits, settings: Settings, now: float
 ) -> tuple[Limit, str, Reply | None]:
     """One limit and one report: the limit after it, what was decided ("" = nothing), a sample reply."""
-    law = settings.law
+    law, limits = settings.law, limit.paced(limits)
     slow = [r for r in replies if r.action == "slow" and r.count and not about_connections(r)]
     throttled = sum(reply.count for reply in slow)
     blocked = sum(reply.count for reply in replies if reply.action == "hold")
@@ -82,8 +94,25 @@ def _step(
         refused=report.bounced,
         blocked=blocked,
         complaints=report.complaints,
+        traps=report.traps,
     )
-    limit = replace(limit, tally=tally, throttled_at=now if throttled else limit.throttled_at)
+    day = limit.day.add(
+        attempts=report.attempts,
+        deferred=throttled + blocked,
+        bounced=report.bounced,
+        delivered=report.delivered,
+        complaints=report.complaints,
+        traps=report.traps,
+        told=int(report.kind == "feedback"),
+    )
+    limit = replace(limit, tally=tally, day=day, throttled_at=now if throttled else limit.throttled_at)
+    if report.listed:
+        reason = f"on {report.listed} block lists by our own check: no growth for now"
+        later = now + settings.sweep.freeze
+        told = now < limit.frozen_until
+        limit = replace(limit, frozen_until=later, reason=reason)
+        if not told:
+            return limit, "freeze", None
     limit, widened, about = connect(limit, report, replies, limits, law, now)
     if now < limit.suspended_until:
         return limit, widened, about
@@ -105,6 +134,9 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     seen = limit.measured(after=limit.cut_at + law.settle)
     if not seen.throttled or seen.share < law.share or limit.rate <= limits.minimum:
         return limit, ""
+    caps = limit.caps()
+    if caps is not None:  # the pace that binds is the plan's
+        limit = replace(limit, rate=max(limits.minimum, min(limit.rate, PACE * caps[1] / 3600)))
     # Few attempts say little: the cut goes by the least share that they make likely. And just after a
     # cut not every worker has reported what it sent since.
     rate = seen.rate if seen.streams == limit.measured().streams else limit.rate

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from agents.shape.figures import Limits, Reaction, Sweep
 from agents.shape.limit import Hit, Limit, Tally
+from agents.shape.warm import lower
 from schemas.lane_report import Reply
 
 
@@ -49,8 +49,14 @@ def react(
 def sweep(limit: Limit, limits: Limits, rules: Sweep, now: float) -> tuple[Limit, str]:
     """Rules over all replies together; the tally starts again after each."""
     tally, fresh = limit.tally, Tally(since=now)
-    if tally.delivered >= rules.delivered and lower(tally.complaints, tally.delivered) > rules.complaints:
+    enough = tally.delivered >= rules.delivered
+    if enough and limit.key[0] == "dkim" and lower(tally.complaints, tally.delivered) > rules.engaged:
+        return _gate(limit, tally, rules, now), "engaged"
+    if enough and lower(tally.complaints, tally.delivered) > rules.complaints:
         reason = f"{tally.complaints} complaints in {tally.delivered} deliveries: no growth for now"
+        return replace(limit, tally=fresh, frozen_until=now + rules.freeze, reason=reason), "freeze"
+    if tally.traps >= rules.traps:
+        reason = f"{tally.traps} spam traps reached: no growth for now"
         return replace(limit, tally=fresh, frozen_until=now + rules.freeze, reason=reason), "freeze"
     if tally.attempts < rules.attempts:
         return limit, ""
@@ -64,9 +70,13 @@ def sweep(limit: Limit, limits: Limits, rules: Sweep, now: float) -> tuple[Limit
     return limit, ""
 
 
-def lower(hits: int, of: int, z: float = 1.96) -> float:
-    """Lower end of the Wilson interval of hits / of (z 1.96: 95 %): what few do by chance counts little."""
-    of = max(1, of)
-    share = min(1.0, hits / of)
-    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return (share + z * z / (2 * of) - spread) / (1 + z * z / of)
+def _gate(limit: Limit, tally: Tally, rules: Sweep, now: float) -> Limit:
+    """Only mail to contacts that clicked lately, and little of it, until measured days are good."""
+    before = max((*limit.volumes, limit.day.delivered), default=0) or tally.delivered
+    most = max(1, int(rules.engaged_share * before))
+    most = min(most, limit.gate_day or most)
+    reason = (
+        f"{tally.complaints} complaints in {tally.delivered} deliveries: only those who clicked lately, "
+        f"{most} a day at most"
+    )
+    return replace(limit, tally=Tally(since=now), gate_day=most, good_days=0, reason=reason)

@@ -59,7 +59,7 @@ def parse_policy(text: str, where: str = "policy.toml", override: str = "", by: 
     if "default" not in base.tables and "default" not in over.tables:
         joined["default"] = None
     law = _read(Law, joined["law"], "law", faults, _check_law)
-    sweep = _read(Sweep, joined["sweep"], "sweep", faults, _positive)
+    sweep = _read(Sweep, joined["sweep"], "sweep", faults, _check_sweep)
     default = _read(Limits, joined["default"], "default", faults, _check_limits)
     plans = _plans(joined["plan"], faults)
     reactions = _reactions(_named(base.tables.get("reaction", []), over.tables.get("reaction", [])), faults)
@@ -182,7 +182,7 @@ def _check_plan(plan: Plan) -> list[str]:
     faults += [
         f"from {before} to {after} is more than x{GROWTH} a day"
         for before, after in pairwise(table)
-        if before >= 1 and after > before * GROWTH
+        if before >= 1 and after > before * GROWTH * (1 + 1e-9)
     ]
     faults += [f"from {before} to {after} goes down" for before, after in pairwise(table) if after < before]
     if not 1 < plan.grow <= GROWTH:
@@ -293,6 +293,15 @@ def _check_law(law: Law) -> list[str]:
         faults.append("grow: must be above 1 and at most 2 (never more than double)")
     if law.settle > law.cut_after:
         faults.append("settle: must not be longer than cut_after")
+    return faults
+
+
+def _check_sweep(sweep: Sweep) -> list[str]:
+    faults = _positive(sweep)
+    if sweep.engaged < sweep.complaints:
+        faults.append("engaged: must not be below complaints")
+    if sweep.engaged_share > 1:
+        faults.append("engaged_share: is a share, at most 1")
     return faults
 
 

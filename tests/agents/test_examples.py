@@ -222,7 +222,7 @@ async def campaigns_reads_campaigns(_: Path) -> None:
 # --- how fast
 
 
-FACTS = ("leader", "lane_policy", "lease", "decision")
+FACTS = ("leader", "lane_policy", "lease", "decision", "lane_order")
 
 
 def policy_facts() -> Iterable[tuple[int, Any]]:

@@ -274,10 +274,11 @@ def test_whatever_is_reported_every_limit_stays_inside_its_clamps(story):
         now += pause
         found, state = decide(reports, state, settings, now)
         for key, kept in state.items():
-            limits = settings.limits(key[2], key[0])
+            limits = kept.paced(settings.limits(key[2], key[0]))  # a gated limit may go below
             assert limits.minimum <= kept.rate <= limits.maximum
             policy = kept.policy(limits, now)
-            assert 0 < policy.minimum <= policy.rate <= limits.maximum
+            assert 0 < policy.rate <= limits.maximum
+            assert (policy.minimum == 0) if kept.caps() else (0 < policy.minimum <= policy.rate)
             assert 1 <= policy.connections <= max(limits.connections, limits.max_connections)
         for fact in found:
             assert fact.reason

@@ -1,0 +1,102 @@
+"""The budgets of all limits that are counted, and the limits over all providers together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from agents.shape.budget import Budget
+from agents.shape.figures import Settings
+from agents.shape.limit import Key, Kind, Limit
+from agents.shape.warm import PACE, WIDE, WIDE_SPAN, WIDE_UNTIL, planned
+from schemas.lane_policy import ALL, LanePolicy, Lease
+from schemas.lane_report import LaneReport
+
+NO_BOUND = 10_000
+"""Connections of a limit over all providers: it has none of its own."""
+
+
+@dataclass(slots=True)
+class Counted:
+    """Budgets by limit. They change with what is heard; what was granted is written down before it is lent."""
+
+    budgets: dict[Key, Budget] = field(default_factory=dict)
+
+    def restore(self, published: Mapping[Key, LanePolicy], now: float) -> None:
+        """Begin with what the last leader wrote."""
+        self.budgets = {}
+        for key, policy in published.items():
+            if policy.spent is not None:
+                spent = policy.spent
+                budget = self.budgets[key] = Budget(spent.per_day, spent.per_span, spent.span)
+                budget.restore(spent, now)
+
+    def fit(self, key: Key, limit: Limit) -> Budget | None:
+        """The budget of a limit as it is now, made or given up as need be."""
+        caps = limit.caps()
+        if caps is None:
+            self.budgets.pop(key, None)
+            return None
+        budget = self.budgets.get(key)
+        if budget is None:
+            budget = self.budgets[key] = Budget(*caps)
+        budget.per_day, budget.per_span = caps
+        return budget
+
+    def hear(self, report: LaneReport, now: float, mono: float, only: Iterable[Key] | None = None) -> None:
+        """What a worker told of its messages, at every limit (or ``only`` at some) that is counted."""
+        for used in report.used:
+            name = report.source if used.kind == "source" else report.dkim
+            key: Key = (used.kind, name, ALL if used.over_all else report.provider)
+            budget = self.budgets.get(key)
+            if budget is not None and (only is None or key in only):
+                budget.heard(report.worker, used.total, used.fresh, used.over, now, mono)
+
+    def lend(self, lease: Lease, report: LaneReport, ends: float, now: float) -> Lease:
+        """The lease with the messages that it allows, where its limit is counted."""
+        budget = self.budgets.get((lease.kind, lease.name, lease.provider))
+        if budget is None:
+            return lease
+        works = report.waiting + report.attempts > 0 and lease.rate > 0
+        wanted = math.ceil(lease.rate * lease.duration) + 1 if works else 0
+        return replace(lease, most=budget.grant(lease.worker, lease.number, wanted, ends, now))
+
+    def settle(self, now: float, mono: float) -> None:
+        """Write off workers that are gone."""
+        for budget in self.budgets.values():
+            budget.settle(now, mono)
+
+
+def wide_of(state: Mapping[Key, Limit], settings: Settings) -> set[tuple[Kind, str]]:
+    """Whose mail to all providers together is bounded: in warm-up, and nowhere let far enough yet."""
+    young: set[tuple[Kind, str]] = set()
+    grown: set[tuple[Kind, str]] = set()
+    for (kind, name, provider), limit in state.items():
+        if limit.warm is None:
+            limits = settings.limits(provider, kind, name)
+            if planned(limits, settings.plans) is not None:
+                grown.add((kind, name))  # its plan is done
+        elif limit.warm.per_hour >= WIDE_UNTIL:
+            grown.add((kind, name))
+        else:
+            young.add((kind, name))
+    return young - grown
+
+
+def wide_policy(kind: Kind, name: str, budget: Budget, now: float) -> LanePolicy:
+    """The limit over all providers: WIDE messages in any WIDE_SPAN seconds."""
+    return LanePolicy(
+        kind=kind,
+        name=name,
+        provider=ALL,
+        rate=PACE * WIDE / WIDE_SPAN,
+        minimum=0.0,
+        connections=NO_BOUND,
+        per_connection=NO_BOUND,
+        reason=f"in warm-up: {WIDE} in any {WIDE_SPAN / 60:g} minutes over all providers",
+        time=now,
+        spent=budget.record(now),
+    )
