@@ -10,15 +10,16 @@ rules say, ``suppress`` is given only to a permanent refusal of an address that 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
 from schemas.lanes import provider_of
 from schemas.reply_rules import Action, Decision, Permanence, Rules, RulesError, Scope, fixtures, read_rules
+from schemas.reply_text import LONGEST, decoded, folded, plain, read_codes
 
-LONGEST = 4096
-"""Characters of a reply that are looked at (RFC 5321 allows 512 octets a line, any number of lines)."""
-_BEGINNING, _END = 700, 300  # characters of wording that rules see: the rest says nothing new
+KNOWN = 8192
+"""Wordings whose meaning is remembered: providers say the same few things, with other ids."""
 
 
 class Meaning(msgspec.Struct, frozen=True, gc=False):
@@ -37,75 +38,23 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     enhanced: str = ""
     names: tuple[tuple[str, str], ...] = ()
 
-
-_Found = tuple[Decision, str, tuple[tuple[str, str], ...], bool]
-
-# --- reading the codes -----------------------------------------------------------------------------
-
-_ENHANCED = r"[245]\.\d{1,3}\.\d{1,4}(?!\d|\.\d)"
-_HEAD = re.compile(rf"([2-5]\d\d)(?!\d)[ \-.:#(\[<]{{0,4}}({_ENHANCED})?")
-_QUOTED = re.compile(rf"(?:said:?|smtp;|[ :;(<])\s?([45]\d\d)[ \-]#?({_ENHANCED})?", re.IGNORECASE)
-_ANYWHERE = re.compile(rf"(?<![\w.])({_ENHANCED})")
-_SCHEME = re.compile(r"(?:[a-z][a-z0-9-]{1,20};)?[\s\"'<]{0,4}", re.IGNORECASE)
+    @property
+    def classified(self) -> bool:
+        """Whether a rule knew the wording, not only the code: the others are there to be reviewed."""
+        return bool(self.rule) and not self.rule.startswith(("basic-", "enhanced-"))
 
 
-def read_codes(reply: str) -> tuple[str, str, int]:
-    """(basic code, enhanced code, where the text begins); empty where there is none.
-
-    Reads the raw reply and what DSNs make of it: ``smtp; 550-5.1.1 ...``, ``host x said: 550 ...``,
-    ``#5.1.1``, an enhanced code in brackets anywhere in the text, or an enhanced code alone.
-    """
-    start = _SCHEME.match(reply)
-    begin = start.end() if start else 0
-    head = _HEAD.match(reply, begin)
-    if head is None:
-        alone = _ANYWHERE.match(reply, begin)
-        quoted = _QUOTED.search(reply, begin)
-        if quoted is None:
-            found = alone or _ANYWHERE.search(reply, begin)
-            return "", found.group(1) if found else "", alone.end() if alone else begin
-        head = quoted
-    code, enhanced = head.group(1), head.group(2) or ""
-    if not enhanced:
-        for other in _ANYWHERE.finditer(reply, head.end()):
-            if other.group(1)[0] == code[0]:
-                enhanced = other.group(1)
-                break
-    return code, enhanced, head.end()
-
-
-# --- reading the text ------------------------------------------------------------------------------
-
-_ADDRESS = re.compile(r"[^<>()\[\],;:\"'=@]*+@[^<>()\[\],;:\"'=]*+")
 _URL = re.compile(r"(https?://[^/\s>)\]]{1,200})[^\s>)\]]*")
-_CONTINUED = re.compile(rf"[\r\n]+\s*[2-5]\d\d[ \-]#?(?:{_ENHANCED})?")
-
-
-def _without_address(word: str) -> str:
-    return "@" if len(word) > 320 else _ADDRESS.sub("@", word)
-
-
-def plain(text: str) -> str:
-    """The wording alone: lower case, one space between words and around, addresses as ``@``.
-
-    Each sentence is a line, so that ``.`` in a pattern stays within it.
-    """
-    if "\n" in text or "\r" in text:
-        text = _CONTINUED.sub(" ", text)
-    words = text.lower().split()
-    if "@" in text:
-        words = [_without_address(word) if "@" in word else word for word in words]
-    found = " ".join(words)
-    if len(found) > _BEGINNING + _END:
-        found = f"{found[:_BEGINNING]} {found[-_END:]}"
-    return f" {found} ".replace(". ", ".\n")
-
 
 # --- deciding --------------------------------------------------------------------------------------
 
 _ABOUT_US = frozenset({"connect", "banner", "ehlo", "helo", "starttls", "auth", "mail"})
 """Phases in which the recipient has not been named yet: no reply there can be about an address. (So it is with 53x: authentication.)"""
 _PERMANENCE: dict[str, Permanence] = {"4": "transient", "5": "permanent"}
+_IN_REPLY_TO = re.compile(
+    r"(?:in (?:reply|response) to|after|at) (?:the )?(?:initial connection|mail from|helo|ehlo|starttls|auth\b)"
+)
+"""What MTAs write around a reply in their logs and DSNs: Postfix behind it, Exim before it."""
 
 
 def classify(rules: Rules, reply: str, *, mx: str = "", phase: str = "", provider: str = "") -> Meaning:
@@ -115,24 +64,49 @@ def classify(rules: Rules, reply: str, *, mx: str = "", phase: str = "", provide
     neither names a provider, the reply's own tokens may. ``phase`` as in schemas.outcome.
     """
     if reply[:1] in ("2", "3") and reply[1:3].isdigit() and not reply[3:4].isdigit():
-        found = _HEAD.match(reply)
-        return _accepted(reply[:3], found.group(2) if found else "")
+        return _accepted(*read_codes(reply[:LONGEST])[:2])
     reply = reply[:LONGEST]
     code, enhanced, begin = read_codes(reply)
     if code[:1] in ("2", "3"):
         return _accepted(code, enhanced)
+    whose = provider or (_provider(mx) if mx else "")
+    about_us = phase in _ABOUT_US or (begin > 24 and bool(_IN_REPLY_TO.search(reply[:begin].lower())))
     text = plain(reply[begin:])
+    key = (whose, about_us, code, enhanced, text)
+    found = rules.known.get(key)
+    if found is None:
+        if len(rules.known) >= KNOWN:
+            rules.known.clear()
+        found = rules.known[key] = _read(rules, whose, about_us, code, enhanced, text)
+    said, pattern = found
+    if pattern is None:
+        return said
+    names = _names(pattern, reply)
+    return msgspec.structs.replace(said, names=names) if names else said
+
+
+@lru_cache(maxsize=4096)
+def _provider(mx: str) -> str:
+    return provider_of([mx])
+
+
+def _accepted(code: str, enhanced: str) -> Meaning:
+    return Meaning("accepted", "", "unknown", "none", f"basic-{code}", int(code), enhanced)
+
+
+_Read = tuple[Meaning, "re.Pattern[str] | None"]
+
+
+def _read(rules: Rules, whose: str, about_us: bool, code: str, enhanced: str, text: str) -> _Read:
+    """What a wording means, and the pattern by which the whole reply names somebody."""
     if code and (f" {code}-" in text or f" {code} " in text):  # several lines that somebody joined
         text = text.replace(f" {code}-{enhanced} ", " ").replace(f" {code} {enhanced} ", " ")
-    whose = provider or (provider_of([mx]) if mx else "") or _hinted(rules, text)
-    decision, rule, names, certain = _decide(rules, whose, code, enhanced, text, reply)
+    about_us = about_us or bool(_IN_REPLY_TO.search(text))
+    whose = whose or _hinted(rules, text)
+    decision, rule, pattern, certain = _decide(rules, whose, code, enhanced, text)
     permanence = _PERMANENCE.get((code or enhanced)[:1], "unknown")
-    klass, scope, action = _bounded(rules, decision, permanence, phase, code, "" if certain else text)
-    return Meaning(klass, scope, permanence, action, rule, int(code or 0), enhanced, names)
-
-
-def _accepted(code: str, enhanced: str | None) -> Meaning:
-    return Meaning("accepted", "", "unknown", "none", f"basic-{code}", int(code), enhanced or "")
+    klass, scope, action = _bounded(rules, decision, permanence, about_us, code, "" if certain else text)
+    return Meaning(klass, scope, permanence, action, rule, int(code or 0), enhanced), pattern
 
 
 def _hinted(rules: Rules, text: str) -> str:
@@ -142,44 +116,48 @@ def _hinted(rules: Rules, text: str) -> str:
     return ""
 
 
-def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str, reply: str) -> _Found:
+_Found = tuple[Decision, str, "re.Pattern[str] | None", bool]
+
+
+def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str) -> _Found:
     tail = enhanced[2:]
+    for one in rules.of(provider, code).for_text(text):
+        if one.codes and enhanced not in one.codes and tail not in one.codes:
+            continue
+        if one.any and not any(map(text.__contains__, one.any)):
+            continue
+        if one.none and any(map(text.__contains__, one.none)):
+            continue
+        if one.pattern is not None and one.pattern.search(text) is None:
+            continue
+        rule = one.rule
+        names = one.pattern if one.pattern is not None and one.pattern.groups else None
+        return (rule.klass, rule.scope, rule.action), rule.name, names, rule.certain
     subject = tail.partition(".")[0]
-    for rule, codes, pattern in rules.of(provider, code):
-        if codes and enhanced not in codes and tail not in codes:
-            continue
-        if rule.any and not any(map(text.__contains__, rule.any)):
-            continue
-        if rule.none and any(map(text.__contains__, rule.none)):
-            continue
-        if pattern is not None:
-            found = pattern.search(text)
-            if found is None:
-                continue
-            if pattern.groups:
-                # A Message-ID looks like an address: names are read where addresses still stand.
-                full = pattern.search(" ".join(reply.lower().split())) or found
-                names = tuple((key, value[:255]) for key, value in full.groupdict().items() if value)
-                return (rule.klass, rule.scope, rule.action), rule.name, names, rule.certain
-        return (rule.klass, rule.scope, rule.action), rule.name, (), rule.certain
     if enhanced:
         for key in (enhanced, tail, f"{enhanced[:2]}{subject}.*", subject):
             if key in rules.enhanced:
-                return rules.enhanced[key], f"enhanced-{key}", (), False
+                return rules.enhanced[key], f"enhanced-{key}", None, False
     for key in (code, code[:1]):
         if key and key in rules.basic:
-            return rules.basic[key], f"basic-{key}", (), False
-    return ("unclassified", "", "none"), "", (), False
+            return rules.basic[key], f"basic-{key}", None, False
+    return ("unclassified", "", "none"), "", None, False
+
+
+def _names(pattern: re.Pattern[str], reply: str) -> tuple[tuple[str, str], ...]:
+    """Who is named, read where addresses still stand: a Message-ID looks like one."""
+    found = pattern.search(" ".join(folded(decoded(reply)).split()))
+    return tuple((key, value[:255]) for key, value in found.groupdict().items() if value) if found else ()
 
 
 def _bounded(
-    rules: Rules, decision: Decision, permanence: Permanence, phase: str, code: str, text: str
+    rules: Rules, decision: Decision, permanence: Permanence, about_us: bool, code: str, text: str
 ) -> Decision:
     """The decision within what its code, its phase and its wording allow."""
     klass, scope, action = decision
     if action == "suppress" and permanence == "transient":
         return klass, scope, "retry"
-    if action in ("suppress", "soft") and (phase in _ABOUT_US or code.startswith("53")):
+    if action in ("suppress", "soft") and (about_us or code.startswith("53")):
         return "refused", "domain", "retry" if permanence == "transient" else "hold"
     if action in ("suppress", "soft") and permanence != "transient" and _names_block(rules, text):
         return "policy", "domain", "hold"

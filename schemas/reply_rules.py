@@ -6,11 +6,15 @@ Pure. The text of a replies.toml is passed in.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import date
 from tomllib import TOMLDecodeError, loads
 from typing import Any, Literal
 
 import msgspec
+
+from schemas.reply_text import folded
 
 Scope = Literal["", "address", "domain", "source", "dkim", "content", "config"]
 """Whom it is about: the recipient, their domain or MX, our IP address, our signing domain, this content,
@@ -20,13 +24,15 @@ Action = Literal["suppress", "soft", "retry", "slow", "hold", "complaint", "unsu
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"klass": "class"}):
-    """One rule: every condition that is given must hold. All texts are compared in lower case.
+    """One rule: every condition that is given must hold. All texts are compared as ``reply_text.plain``.
 
     ``provider``: only their replies. ``codes``: beginnings of the basic code. ``enhanced``: ``5.7.1``,
     ``7.1`` (4.7.1 and 5.7.1) or a range ``5.7.606-649``. ``any`` and ``none``: literals of which one, or
     none, occurs. ``pattern``: searched; its named groups become ``Meaning.names``. ``fixtures``: replies
     for which this rule is chosen; ``{ip}`` stands for an IPv4 and an IPv6 address (two fixtures).
     ``certain``: a provider's own code for a bad address, which outranks what its wording seems to say.
+    ``source``: a key of the table ``source``: where the rule comes from. ``reviewed``: when somebody last
+    looked whether it still holds.
     """
 
     name: str
@@ -40,6 +46,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     none: tuple[str, ...] = ()
     pattern: str = ""
     certain: bool = False
+    source: str
+    reviewed: date
     fixtures: tuple[str, ...]
 
 
@@ -55,11 +63,54 @@ class RulesError(ValueError):
 
 
 Decision = tuple[str, Scope, Action]
-_Compiled = tuple[Rule, frozenset[str], "re.Pattern[str] | None"]
+
+
+class Ready(msgspec.Struct, frozen=True, gc=False):
+    """A rule as it is tried: its texts folded, its codes spelled out, its pattern compiled."""
+
+    rule: Rule
+    codes: frozenset[str]
+    any: tuple[str, ...]
+    none: tuple[str, ...]
+    pattern: re.Pattern[str] | None
+
+
+class Choice:
+    """The rules that can hold for a provider and a basic code, in order, and which texts can meet which.
+
+    A literal of three letters or more can only stand in a text that has each three letters of it: the
+    index holds those of each literal that are rarest, so that one look at a text leaves a few rules.
+    """
+
+    def __init__(self, ready: Sequence[Ready]) -> None:
+        self._ready = tuple(ready)
+        common: Counter[str] = Counter()
+        for one in ready:
+            for fixture in one.rule.fixtures:
+                common.update(_threes(folded(fixture)))
+        self._always: set[int] = set()
+        index: dict[str, set[int]] = {}
+        for number, one in enumerate(ready):
+            if not one.any or min(map(len, one.any)) < 3:
+                self._always.add(number)
+                continue
+            for text in one.any:
+                rarest = min(sorted(_threes(text)), key=common.__getitem__)
+                index.setdefault(rarest, set()).add(number)
+        self._index = {key: frozenset(numbers) for key, numbers in index.items()}
+
+    def for_text(self, text: str) -> list[Ready]:
+        """The rules whose literals can stand in the text, in order."""
+        met = self._always.union(*(self._index[key] for key in self._index.keys() & _threes(text)))
+        return [self._ready[number] for number in sorted(met)]
+
+
+def _threes(text: str) -> set[str]:
+    return {text[at : at + 3] for at in range(len(text) - 2)}
 
 
 class Rules:
-    """Compiled rules; immutable after ``load_rules``, safe to share between threads."""
+    """Compiled rules; immutable after ``load_rules`` but for memories, safe to share between threads."""
 
     def __init__(
         self,
@@ -68,29 +119,56 @@ class Rules:
         enhanced: dict[str, Decision],
         basic: dict[str, Decision],
         guard: Sequence[str],
+        version: str = "",
+        sources: dict[str, str] | None = None,
     ) -> None:
         self.rules = tuple(rules)
         self.hints = tuple(hints)
         self.enhanced = enhanced
         self.basic = basic
-        self.guard = re.compile("|".join(guard) or r"(?!)", re.ASCII)
-        self._compiled: tuple[_Compiled, ...] = tuple(
-            (rule, _codes(rule.enhanced), re.compile(rule.pattern) if rule.pattern else None)
+        self.version = version
+        self.sources = sources or {}
+        self.guard = re.compile("|".join(map(folded_pattern, guard)) or r"(?!)", re.ASCII)
+        self._ready = tuple(
+            Ready(
+                rule,
+                _codes(rule.enhanced),
+                tuple(map(folded, rule.any)),
+                tuple(map(folded, rule.none)),
+                re.compile(folded_pattern(rule.pattern)) if rule.pattern else None,
+            )
             for rule in rules
         )
-        self._chosen: dict[tuple[str, str], tuple[_Compiled, ...]] = {}
+        self._chosen: dict[tuple[str, str], Choice] = {}
+        self._choices: dict[tuple[str, str], Choice] = {}
         self._providers = {name for rule in rules for name in rule.provider}
+        self._prefixes = tuple(sorted({code for rule in rules for code in rule.codes}))
+        self.known: dict[Any, Any] = {}
+        """Memory of ``schemas.reply.classify``: wording -> meaning."""
 
-    def of(self, provider: str, code: str) -> tuple[_Compiled, ...]:
+    def of(self, provider: str, code: str) -> Choice:
         """The rules that can hold for a provider's replies with this basic code, in order."""
-        key = (provider if provider in self._providers else "", code)
-        found = self._chosen.get(key)
+        own = provider if provider in self._providers else ""
+        found = self._chosen.get((own, code))
         if found is None:
-            own = [c for c in self._compiled if key[0] and key[0] in c[0].provider]
-            anyone = [c for c in self._compiled if not c[0].provider]
-            found = tuple(c for c in own + anyone if not c[0].codes or code.startswith(c[0].codes))
-            self._chosen[key] = found
+            found = self._chosen[own, code] = self._choice(own, code)
         return found
+
+    def _choice(self, own: str, code: str) -> Choice:
+        # Codes that differ in no rule share a choice: strangers may send any.
+        begins = ",".join(prefix for prefix in self._prefixes if code.startswith(prefix))
+        found = self._choices.get((own, begins))
+        if found is None:
+            mine = [one for one in self._ready if own and own in one.rule.provider]
+            anyone = [one for one in self._ready if not one.rule.provider]
+            fits = [one for one in mine + anyone if not one.rule.codes or code.startswith(one.rule.codes)]
+            found = self._choices[own, begins] = Choice(fits)
+        return found
+
+
+def folded_pattern(pattern: str) -> str:
+    """A pattern without accents, as the texts are that it is searched in; its classes keep their case."""
+    return pattern if pattern.isascii() else "".join(c if c.isascii() else folded(c) for c in pattern)
 
 
 def _codes(ranges: Iterable[str]) -> frozenset[str]:
@@ -120,7 +198,7 @@ def fixtures(rule: Rule) -> list[str]:
     return found
 
 
-_TABLES = ("rule", "hint", "enhanced", "basic", "guard")
+_TABLES = ("version", "source", "rule", "hint", "enhanced", "basic", "guard")
 
 
 def read_rules(toml_text: str) -> Rules:
@@ -133,17 +211,21 @@ def read_rules(toml_text: str) -> Rules:
     rules = _structs(data.get("rule", []), Rule, "rule", faults)
     hints = _structs(data.get("hint", []), Hint, "hint", faults)
     tables = [_decisions(data.get(name, {}), name, faults) for name in ("enhanced", "basic")]
-    guard = data.get("guard", [])
+    guard, version, sources = data.get("guard", []), data.get("version", ""), data.get("source", {})
+    if not isinstance(version, str) or not version:
+        faults.append('no version; give version = "..." and raise it with each change')
     faults += [f"guard: {fault}" for text in guard if (fault := _pattern_fault(text))]
     seen: set[str] = set()
     for rule in rules:
         faults += [f"rule {rule.name!r}: {fault}" for fault in _rule_faults(rule)]
+        if rule.source not in sources:
+            faults.append(f"rule {rule.name!r}: {rule.source!r} is none of the table source")
         if rule.name in seen:
             faults.append(f"rule {rule.name!r}: the name is used twice")
         seen.add(rule.name)
     if faults:
         raise RulesError("\n".join(faults))
-    return Rules(rules, hints, tables[0], tables[1], guard)
+    return Rules(rules, hints, tables[0], tables[1], guard, version, sources)
 
 
 def _structs(items: Any, kind: Any, what: str, faults: list[str]) -> list[Any]:
@@ -169,7 +251,7 @@ def _decisions(table: Any, name: str, faults: list[str]) -> dict[str, Decision]:
 
 def _pattern_fault(text: Any) -> str:
     try:
-        re.compile(text)
+        re.compile(folded_pattern(text))
     except (re.error, TypeError) as error:
         return f"pattern {text!r} does not compile: {error}"
     return ""

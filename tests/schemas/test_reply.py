@@ -340,8 +340,11 @@ def test_wording_is_bounded():
 
 def rule(**changes: str) -> str:
     fields = {"name": '"x"', "class": '"rate"', "scope": '"source"', "action": '"slow"', "any": '["wait"]'}
-    fields |= {"fixtures": '["421 wait"]'} | changes
+    fields |= {"source": '"us"', "reviewed": "2026-01-31", "fixtures": '["421 wait"]'} | changes
     return "[[rule]]\n" + "\n".join(f"{name} = {value}" for name, value in fields.items() if value)
+
+
+TOP = 'version = "1"\nsource = {us = "ourselves"}\n'
 
 
 @pytest.mark.parametrize(
@@ -362,17 +365,26 @@ def rule(**changes: str) -> str:
         (rule() + "\n" + rule(name='"y"'), "'y': x takes its fixture"),
         ("[colours]", "unknown table 'colours'"),
         ("guard = ['(']\n" + rule(), "does not compile"),
+        (rule(source='"them"'), "'them' is none of the table source"),
+        (rule(reviewed='"soon"'), "Invalid RFC3339"),
+        (rule(reviewed=""), "missing required field `reviewed`"),
         ('[basic]\n"550" = ["a", "b", "c"]', "table 'basic'"),
         ('[enhanced]\n"x" = ["policy", "domain", "hold"]', "'x' is no code"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_rules_is_named(text, fault):
     with pytest.raises(RulesError) as error:
-        load_rules(text)
+        load_rules(TOP + text)
     assert fault in str(error.value)
+
+
+def test_a_package_of_rules_without_a_version_is_a_fault():
+    with pytest.raises(RulesError, match="no version"):
+        load_rules('source = {us = "ourselves"}\n' + rule())
+    assert load_rules(TOP + rule()).version == "1"
 
 
 def test_all_faults_are_named_at_once():
     with pytest.raises(RulesError) as error:
-        load_rules(rule(name='"a"', fixtures="[]") + "\n" + rule(name='"b"', pattern="'['"))
+        load_rules(TOP + rule(name='"a"', fixtures="[]") + "\n" + rule(name='"b"', pattern="'['"))
     assert len(str(error.value).splitlines()) == 2
