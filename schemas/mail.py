@@ -24,6 +24,7 @@ change what they must, so that nobody parses a body to route it.
 ``priority``   0 .. 9
 ``received``   Unix seconds when the send was received (latency counts from it)
 ``reply``      what the last attempt was told, at most 500 characters; absent before the second
+``from``       the source that greylisting knows the mail from: it is tried from there first; else absent
 ``next``       on the ladder: the topic that the record goes to when due; ``due`` Unix seconds
 ``traceparent``  W3C trace context, passed on as it came
 =============  =============================================================================

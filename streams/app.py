@@ -25,6 +25,7 @@ from agents.deliver.delivery import Delivery, read_delivery
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
 from agents.deliver.row import newer, reduce_outcome
+from agents.deliver.sources import Sources
 from agents.enqueue import policy as enqueue_policy
 from agents.enqueue.agent import Enqueue
 from agents.enqueue.campaigns import CheckCampaigns
@@ -55,7 +56,7 @@ from schemas.topology import Topology
 from streams import metrics
 from streams.broker import Outbox, die, make_producer
 from streams.clock import SteadyClock
-from streams.counting import lane_gauges, provider_label
+from streams.counting import lane_gauges, provider_label, source_gauges
 from streams.follow import Follower
 from streams.notes import Notes
 from streams.ownership import Ownership
@@ -309,6 +310,9 @@ class App:
         await self._follow_policy(allowance)
         networks = Networks.parse(settings.deliver_networks)
         delivery = delivery_of(settings)
+        sources = delivery.sources
+        if settings.deliver_sources and not any(sources.names):
+            sources = Sources.at(settings.deliver_sources)
         sts = Sts(self._resolver, networks.allow, self.clock, path=settings.state / stage.name / "sts.sqlite")
         self._last.append(sts.close)
         where = ConnectSettings(
@@ -323,11 +327,12 @@ class App:
             agent.feeds.group_free(group)
 
         pool = Pool(
-            lambda target, source: connect(target, where, source),
+            lambda target, source: connect(target, where, sources.of(source)),
             PoolSettings(cooldown=settings.deliver_cooldown),
             time.monotonic,
             random.random,
             free,
+            sources.family,
         )
         agent = Deliver(
             deliver_policy.Settings(
@@ -345,7 +350,7 @@ class App:
             ),
             pool=pool,
             allowance=allowance,
-            sources=settings.deliver_sources,
+            sources=sources,
             rungs=rungs_of(settings),
             meaning=Meanings(rules),
             fresh=ownership.fresh,
@@ -357,7 +362,8 @@ class App:
             observe=observe_outcome,
         )
         self._every(1.0, agent.tick)
-        self._every(1.0, lambda: lane_gauges(agent.feeds, pool.count, settings.deliver_sources))
+        self._every(1.0, lambda: source_gauges(agent.feeds.unwell, sources.names, time.monotonic()))
+        self._every(1.0, lambda: lane_gauges(agent.feeds, pool.count, sources.names))
         self._expiring(rows)
         self._last.append(lambda: agent.stop(settings.deliver_drain))
         return WithViews(agent, [suppressions])

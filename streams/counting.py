@@ -114,6 +114,12 @@ class _Feeds(Protocol):
     def rate(self, feed: Any, source: str, dkim: str) -> Any: ...
 
 
+def source_gauges(unwell: Mapping[str, float], sources: Sequence[str], now: float) -> None:
+    """Which sources could not be used; ``unwell``: until when they are left alone."""
+    for source in sources:
+        metrics.SOURCE_UNWELL.labels(source or "default").set(unwell.get(source, 0.0) > now)
+
+
 def lane_gauges(feeds: _Feeds, count: Callable[[Hashable], int], sources: Sequence[str]) -> None:
     """Set what deliver's lanes look like now: call it once a second.
 

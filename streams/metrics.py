@@ -96,6 +96,12 @@ DELIVERY_AGE = Histogram(
 CONNECTIONS = Gauge(
     "mailsluice_smtp_connections", "SMTP connections open", ["provider", "source"], registry=REGISTRY
 )
+SOURCE_UNWELL = Gauge(
+    "mailsluice_source_unwell",
+    "1 where mail cannot be sent from a source just now: its address is not here, its proxy is down",
+    ["source"],
+    registry=REGISTRY,
+)
 WAITING = Gauge(
     "mailsluice_lane_waiting",
     "Mails in the lane's buffers of this process",

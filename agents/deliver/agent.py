@@ -21,6 +21,7 @@ from agents.deliver.reports import Reports
 from agents.deliver.requirement import Requirement
 from agents.deliver.row import read_row
 from agents.deliver.smtp import Session
+from agents.deliver.sources import Sources
 from schemas.campaign import Campaign
 from schemas.codec import Malformed, parse
 from schemas.hosts import Hosts, MailHosts
@@ -89,7 +90,7 @@ class Deliver:
         policies: Policies,
         pool: Pool,
         allowance: Allowance,
-        sources: Sequence[str],
+        sources: Sources,
         rungs: Sequence[Rung],
         meaning: Callable[[str, str, str, str], Meaning],
         fresh: Callable[[int], bool],
@@ -113,7 +114,7 @@ class Deliver:
         self._state: dict[int, State] = {}
         self.journal = Journal(publish, monotonic)
         self.reports = Reports(
-            allowance, [s or "default" for s in sources] or ["default"], publish, clock, monotonic
+            allowance, [name or "default" for name in sources.names], publish, clock, monotonic
         )
         self._mails: dict[str, Mail] = {}
         """Every mail that is reserved: by id, from its record until its outcome is acknowledged."""
@@ -477,6 +478,9 @@ class Deliver:
         outcome = _changed(outcome, next_at=round(due, 3))
         headers = dict(mail.ticket.record.headers)
         headers["attempt"] = b"%d" % (mail.attempt + 1)
+        headers.pop("from", None)
+        if outcome.klass == "greylist" and mail.source:
+            headers["from"] = b"" if mail.source == "default" else mail.source.encode()
         headers["reply"] = outcome.reply[:LAST].encode("utf-8", "replace")
         ladder = self._ladder(mail, headers, due, now)
         self.journal.emit(

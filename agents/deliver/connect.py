@@ -22,8 +22,10 @@ import aiosmtplib
 
 from agents.deliver import dane
 from agents.deliver.attempt import Facts, Timeouts
+from agents.deliver.proxy import ProxyFailed, through
 from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from agents.deliver.smtp import Session
+from agents.deliver.sources import Source
 from agents.deliver.tls import Tls, contexts, facts
 from agents.deliver.wire import clean
 
@@ -91,6 +93,10 @@ class Settings:
         return datetime.fromtimestamp(self.clock(), UTC)
 
 
+ANY = Source()
+"""The system's choice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One address of one MX host. ``port`` 0: the setting's."""
@@ -107,7 +113,8 @@ class ConnectFailed:
 
     ``phase``: connect (with the banner), ehlo, starttls. ``code``: of the server's reply, else 0.
     ``why``: bounded: network (not an allowed destination), unreachable, timeout, closed, reply (it said
-    ``code``), nonsense, tls, no_hosts, stopping, and where somebody requires TLS that there is not: sts,
+    ``code``), nonsense, tls, no_hosts, stopping, source (our address or proxy is of no use just now: no
+    fault of the host), and where somebody requires TLS that there is not: sts,
     dane, tls_required. ``retry_at``: monotonic seconds before which the pool
     does not try this address again, 0 unknown; ``cached``: it was not tried now for that reason.
     """
@@ -145,11 +152,11 @@ class _Failed(Exception):
 
 
 async def connect(
-    target: Target, settings: Settings, source: str = "", clock: Callable[[], float] = time.monotonic
+    target: Target, settings: Settings, source: Source = ANY, clock: Callable[[], float] = time.monotonic
 ) -> Session | ConnectFailed:
     """A Session after EHLO and, where offered, STARTTLS; or why not. Never raises for what a server does.
 
-    ``source``: local address to send from, empty for the system's choice. Where STARTTLS fails and TLS is
+    ``source``: where it goes out. Where STARTTLS fails and TLS is
     not required, connects once more, stays in clear (RFC 7435) and does so for three days.
     """
     if not settings.networks.allow(target.ip):
@@ -193,10 +200,12 @@ _ASKS = {
 
 
 async def _open(
-    target: Target, mode: str, settings: Settings, source: str, clock: Callable[[], float]
+    target: Target, mode: str, settings: Settings, source: Source, clock: Callable[[], float]
 ) -> Session:
     sock = await _dial(target, settings, source)
-    client = aiosmtplib.SMTP(hostname=target.ip, local_hostname=settings.hostname, start_tls=False, sock=sock)
+    client = aiosmtplib.SMTP(
+        hostname=target.ip, local_hostname=source.helo or settings.hostname, start_tls=False, sock=sock
+    )
     try:
         with _phase("connect"):
             banner = await client.connect(timeout=settings.ehlo)
@@ -216,29 +225,52 @@ async def _open(
         raise
 
 
-async def _dial(target: Target, settings: Settings, source: str) -> socket.socket:
-    """A connected socket, bound to the source address."""
-    family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
+async def _dial(target: Target, settings: Settings, source: Source) -> socket.socket:
+    """A connected socket, bound to the source's address, or through its proxy."""
+    proxy, port = source.proxy, target.port or settings.port
+    address = (proxy.host, proxy.port) if proxy else (target.ip, port)
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY; without it each final dot waits 40 ms for an ACK.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
-        if source:
-            if sys.platform == "linux":  # else each connection takes a port of its own, whatever its peer
-                sock.setsockopt(socket.IPPROTO_IP, _BIND_NO_PORT, 1)
-            sock.bind((source, 0))
-        address = (target.ip, target.port or settings.port)
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, address), settings.connect)
+        if source.address and proxy is None:
+            _bind(sock, source)
+        ours = proxy is not None
+        async with asyncio.timeout(settings.connect):
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            ours = False
+            if proxy is not None:
+                await through(source, proxy, sock, target.ip, port)
         return sock
     except TimeoutError:
         sock.close()
-        raise _Failed("connect", "timeout", f"no connection within {settings.connect:g} s") from None
+        why = "source" if ours else "timeout"
+        raise _Failed("connect", why, f"no connection within {settings.connect:g} s") from None
     except OSError as error:
         sock.close()
-        raise _Failed("connect", "unreachable", f"no connection: {error.strerror or error}") from None
+        whose = "the proxy: " if ours else ""
+        text = f"no connection: {whose}{error.strerror or error}"
+        raise _Failed("connect", "source" if ours else "unreachable", text) from None
+    except ProxyFailed as error:
+        sock.close()
+        raise _Failed(
+            "connect", "source" if error.ours else "unreachable", f"no connection: {error}"
+        ) from None
     except BaseException:
         sock.close()
         raise
+
+
+def _bind(sock: socket.socket, source: Source) -> None:
+    try:
+        if sys.platform == "linux":  # else each connection takes a port of its own, whatever its peer
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_NO_PORT, 1)
+        sock.bind((source.address, 0))
+    except OSError as error:
+        raise _Failed(
+            "connect", "source", f"cannot send from its address: {error.strerror or error}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -317,7 +349,7 @@ def _hand_over(
     client: aiosmtplib.SMTP,
     raw: asyncio.Transport,
     target: Target,
-    source: str,
+    source: Source,
     banner: str,
     settings: Settings,
     clock: Callable[[], float],
@@ -334,7 +366,7 @@ def _hand_over(
     known = Facts(
         host=target.host,
         ip=target.ip,
-        source=local[0] if local else source,
+        source=local[0] if local else source.address,
         banner=clean(banner.replace("\n", " ")),
         extensions=frozenset(name.upper() for name in client.esmtp_extensions)
         - (_CHUNKING if target.ip in settings.unchunked else frozenset()),

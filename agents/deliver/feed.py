@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.job import Mail
 from agents.deliver.pool import Limits, MxHost, Pool
 from agents.deliver.smtp import Session
+from agents.deliver.sources import Sources
 from schemas.hosts import Hosts
 
 AGAIN = 0.02
@@ -23,6 +24,8 @@ CROWDED = 10.0
 """Seconds for which there are no more connections than were open when one was refused."""
 PAUSE = 0.3
 """Seconds between the end of a connection and another that fills the limit: the provider may see them cross."""
+UNWELL = 30.0
+"""Seconds for which a source is left alone that could not be used: its address is not ours, its proxy is down."""
 AT_ONCE = 2
 """Connections that a feed opens at the same time: what is refused is then one, not many."""
 
@@ -81,7 +84,7 @@ class Feeds:
         pool: Pool,
         allowance: Allowance,
         hosts: Hosts,
-        sources: Sequence[str],
+        sources: Sources,
         *,
         clear: Callable[[Mail], bool],
         before: Callable[[Mail], bool],
@@ -96,7 +99,9 @@ class Feeds:
         before it starts; ``launch`` follows. ``unreachable``: no connection could be made for this mail;
         ``crowded``: the provider takes no further one from that source (which may have others open)."""
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
-        self._sources = tuple(sources) or ("",)
+        self._choice, self._sources = sources, sources.names
+        self.unwell: dict[str, float] = {}
+        """Sources that could not be used: until when others send (monotonic seconds)."""
         self._clear, self._before, self._unreachable, self._intend = clear, before, unreachable, intend
         self._crowded = crowded
         self._clock, self._monotonic = clock, monotonic
@@ -177,9 +182,11 @@ class Feeds:
         """Start ``mail`` from the first source that may; None: started. Else seconds to wait, 0 = for a session."""
         least = 0.0
         feed.turn += 1
-        for n in range(len(self._sources)):
-            source = self._sources[(feed.turn + n) % len(self._sources)]
+        for source in self._in_turn(feed, mail):
             name = source or "default"
+            if self.unwell and self.unwell.get(source, 0.0) > now:
+                least = min(least or 1.0, self.unwell[source] - now, 1.0)
+                continue
             rate = self._allowance.rate(feed.key, name, mail.dkim, now, self._clock())
             if rate.rate <= 0 or rate.connections <= 0:
                 wait = (
@@ -212,6 +219,21 @@ class Feeds:
             return None
         return least
 
+    def _in_turn(self, feed: Feed, mail: Mail) -> Iterable[str]:
+        """The sources that may send the mail: those of the liked family first, and each group in turn."""
+        first, rest = self._choice.choices(mail.stream, mail.tenant, mail.provider)
+        if len(first) + len(rest) == 1:
+            return first or rest
+        n = feed.turn % (len(first) or 1)
+        m = feed.turn % (len(rest) or 1)
+        found = [*first[n:], *first[:n], *rest[m:], *rest[:m]]
+        if mail.barred:
+            found = [name for name in found if name not in mail.barred] or found
+        if mail.prefers in found:  # greylisting knows us by our address
+            found.remove(mail.prefers)
+            found.insert(0, mail.prefers)
+        return found
+
     def launch(self, mail: Mail) -> None:
         """Start a mail that has its session."""
         assert mail.session is not None
@@ -243,7 +265,11 @@ class Feeds:
             assert mail.hosts is not None
             hosts = [
                 MxHost(
-                    host.name, host.preference, await self._hosts.addresses(host.name), 0, mail.requirement(n)
+                    host.name,
+                    host.preference,
+                    self._choice.addresses(await self._hosts.addresses(host.name), mail.provider),
+                    0,
+                    mail.requirement(n),
                 )
                 for n, host in enumerate(mail.hosts.hosts)
             ]
@@ -265,6 +291,11 @@ class Feeds:
 
     def _no_connection(self, feed: Feed, mail: Mail, failed: ConnectFailed, group: tuple[str, str]) -> None:
         now = self._monotonic()
+        if failed.why == "source":  # a fault of ours: no attempt of the mail, and others may send it
+            self.unwell[group[0]] = now + UNWELL
+            return
+        if failed.why == "no_hosts" and self._bar(mail, group[0]):
+            return
         refused = failed.why == "reply" and failed.temporary and not failed.cached
         if refused:
             self._crowded(mail, failed, group[0])
@@ -284,6 +315,14 @@ class Feeds:
             feed.failed_site = mail.site
             feed.failed_until = max(failed.retry_at, now + 1.0)
             self._unreachable(mail, failed)
+
+    def _bar(self, mail: Mail, source: str) -> bool:
+        """The hosts have no address of the source's family: whether another source is left for the mail."""
+        if self._choice.family(source) is None or source in mail.barred:
+            return False
+        mail.barred = (*mail.barred, source)
+        first, rest = self._choice.choices(mail.stream, mail.tenant, mail.provider)
+        return any(name not in mail.barred for name in (*first, *rest))
 
     def _later(self, feed: Feed, seconds: float) -> None:
         if feed.timer is None:

@@ -31,6 +31,7 @@ class Mail:
 
     __slots__ = (
         "attempt",
+        "barred",
         "began",
         "body",
         "campaign",
@@ -51,6 +52,7 @@ class Mail:
         "once",
         "origin",
         "partition",
+        "prefers",
         "provider",
         "queued",
         "rcpt",
@@ -100,6 +102,8 @@ class Mail:
         self.stream = record.text("stream", "marketing")
         self.dkim = record.text("dkim")
         self.last = record.text("reply")
+        self.prefers = record.text("from")
+        self.barred: tuple[str, ...] = ()
         self.once = headers.get("guarantee") == b"at_most_once"
         self.partition = record.partition
         self.topic = record.topic

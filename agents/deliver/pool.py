@@ -17,7 +17,7 @@ from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from agents.deliver.smtp import Session
 
 Connect = Callable[[Target, str], Awaitable[Session | ConnectFailed]]
-"""``connect.connect`` with its settings bound: (target, source address)."""
+"""``connect.connect`` with its settings and sources bound: (target, name of the source)."""
 
 
 class MxHost(NamedTuple):
@@ -71,13 +71,17 @@ class Pool:
         clock: Callable[[], float],
         random: Callable[[], float],
         on_free: Callable[[Hashable], None] = lambda group: None,
+        family: Callable[[str], str | None] = lambda name: (
+            None if not name else "ipv6" if ":" in name else "ipv4"
+        ),
     ) -> None:
         """``clock``: monotonic seconds; ``random``: [0, 1), mixes hosts of equal preference.
 
         ``on_free(group)`` is called when a connection of the group has ended: there is room for another.
+        ``family(source)``: ipv4, ipv6 or None for both; by default the source is its address.
         """
         self._connect, self._settings, self._clock, self._random = connect, settings, clock, random
-        self._on_free = on_free
+        self._on_free, self._family = on_free, family
         self._places: dict[Session, _Place] = {}
         self._idle: dict[Hashable, list[Session]] = {}
         self._counts: dict[Hashable, int] = {}
@@ -187,6 +191,8 @@ class Pool:
                 return found
             if worst.why == "no_hosts" or (not worst.insecure and (found.temporary or not worst.temporary)):
                 worst = found
+            if found.why == "source":
+                return found  # no host can be reached from there
             if self._crowded(found, group):
                 return found  # its other hosts would count the same connections
             if self._stopping or self._clock() >= until:
@@ -195,10 +201,10 @@ class Pool:
 
     def _targets(self, hosts: Sequence[MxHost], source: str) -> Iterator[Target]:
         """Addresses in the order to try, of the source's family, at most ``tries``."""
-        left = self._settings.tries
+        left, family = self._settings.tries, self._family(source)
         for mx in sorted(hosts, key=lambda mx: (mx.preference, self._random())):
             for address in mx.addresses:
-                if left and (not source or (":" in source) == (":" in address)):
+                if left and (family is None or (family == "ipv6") == (":" in address)):
                     left -= 1
                     yield Target(mx.host, address, mx.port, mx.tls)
 
@@ -212,7 +218,7 @@ class Pool:
             return replace(dead, cached=True)
         found = await self._connect(target, source)
         if isinstance(found, ConnectFailed):
-            if found.why != "network" and not self._crowded(found, group):
+            if found.why not in ("network", "source") and not self._crowded(found, group):
                 found = replace(found, retry_at=self._clock() + self._settings.cooldown)
                 self._bury(strict if found.insecure else key, found)
         elif dead:

@@ -73,6 +73,11 @@ class Pool(NamedTuple):
 class Sources:
     """All sources, by name, and their pools."""
 
+    @classmethod
+    def at(cls, addresses: Sequence[str]) -> Sources:
+        """Sources that are named by their addresses; none is the system's choice."""
+        return cls([Source(address, address) for address in addresses])
+
     def __init__(
         self,
         sources: Sequence[Source] = (),
@@ -110,6 +115,10 @@ class Sources:
             first = tuple(n for n in names if self.by_name[n].family in (None, wanted))
             found = self._choices[key] = (first, tuple(n for n in names if n not in first))
         return found
+
+    def family(self, name: str) -> Family | None:
+        """Of a source's address; None where it can reach both."""
+        return self.by_name[name].family
 
     def _pool(self, stream: str, tenant: str) -> tuple[str, ...]:
         for pool in self._pools:

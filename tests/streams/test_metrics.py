@@ -30,6 +30,7 @@ mailsluice_records_out counter stage,topic
 mailsluice_repeats counter gate
 mailsluice_retries counter stage
 mailsluice_smtp_connections gauge provider,source
+mailsluice_source_unwell gauge source
 mailsluice_stage_busy_seconds counter stage
 mailsluice_stray_partitions gauge stage
 mailsluice_suppressions counter reason

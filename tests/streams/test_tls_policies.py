@@ -131,7 +131,7 @@ class Sender:
         self.policies = TlsPolicies(self.resolver, self.sts, asks or Asks(), world.port)
         found = settings(port=world.port, tls=contexts(str(world.home / "root.pem")))
         self.pool = Pool(
-            lambda target, source: connect(target, found, source), Settings(), time.monotonic, random.random
+            lambda target, source: connect(target, found), Settings(), time.monotonic, random.random
         )
 
     async def send(self, domain: str) -> str:

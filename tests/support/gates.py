@@ -21,6 +21,7 @@ from agents.deliver.policy import Settings
 from agents.deliver.requirement import Requirement
 from agents.deliver.row import newer, reduce_outcome
 from agents.deliver.smtp import Session
+from agents.deliver.sources import Sources
 from schemas.codec import Headers, Record
 from schemas.hosts import MailHosts, MxHost
 from schemas.ladder import RUNGS, off_ladder
@@ -532,7 +533,7 @@ class GateTwo:
             policies=self.asked,
             pool=self.servers,
             allowance=self.allowance,
-            sources=changes.pop("sources", ()),
+            sources=found if isinstance(found := changes.pop("sources", ()), Sources) else Sources.at(found),
             rungs=RUNGS,
             meaning=changes.pop("meaning", meaning),
             fresh=lambda epoch: self.is_fresh and epoch == self.epoch,

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agents.deliver.connect import ConnectFailed, Networks, Target, connect
 from agents.deliver.dane import Tlsa
 from agents.deliver.requirement import Requirement
+from agents.deliver.sources import Source
 from agents.deliver.tls import contexts
 from tests.support.pki import issue
 from tests.support.smtp_mail import asked, dial, post, settings
@@ -108,15 +109,18 @@ async def test_the_facts_of_a_connection():
 async def test_the_source_address_is_ours_to_choose():
     async with smtp_server() as server:
         target = Target("mx.test", server.host, server.port)
-        session = await connect(target, settings(), "127.0.0.7")
+        session = await connect(target, settings(), Source("a", "127.0.0.7", "seven.client.test"))
         assert session.facts.source == "127.0.0.7"
         assert server.seen[0].peer == "127.0.0.7"
+        assert server.seen[0].commands == ["EHLO seven.client.test"]
 
 
 async def test_a_source_that_is_not_ours_is_a_failure():
     async with smtp_server() as server:
-        found = await connect(Target("mx.test", server.host, server.port), settings(), "192.0.2.1")
-        assert (found.why, found.temporary) == ("unreachable", True)
+        found = await connect(
+            Target("mx.test", server.host, server.port), settings(), Source("b", "192.0.2.1")
+        )
+        assert (found.why, found.temporary) == ("source", True)
 
 
 async def test_nobody_listens():

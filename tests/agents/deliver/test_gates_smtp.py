@@ -11,6 +11,7 @@ from agents.deliver.connect import connect
 from agents.deliver.policy import Settings
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
+from agents.deliver.sources import Source
 from tests.support.gates import Broker, GateTwo, hosts_of, mail, woken
 from tests.support.smtp_mail import settings, until
 from tests.support.smtp_server import CLOSE, EXTENSIONS, SILENCE, SmtpServer, Turns, Wait, smtp_server
@@ -25,7 +26,7 @@ async def worker(*servers: SmtpServer, hold: bool = False, rate: Rate = FAST, po
     where = settings(port=servers[0].port)
     free: list[GateTwo] = []
     pool = Pool(
-        lambda target, source: connect(target, where, source),
+        lambda target, source: connect(target, where, Source(source, source)),
         PoolSettings(),
         asyncio.get_running_loop().time,
         lambda: 0.5,

@@ -1,7 +1,6 @@
 """The pool: reuse, limits, MX order and fallback, dead hosts, tarpits, draining."""
 
 import asyncio
-import functools
 import time
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from agents.deliver.connect import ConnectFailed, connect
 from agents.deliver.pool import Limits, MxHost, Pool, Settings
 from agents.deliver.smtp import Session
+from agents.deliver.sources import Source
 from tests.support.smtp_mail import Letter, post, settings, until
 from tests.support.smtp_server import CLOSE, SILENCE, Turns, Wait, smtp_server
 
@@ -27,7 +27,7 @@ class World:
 
         async def dial(target, source):
             self.tried.append(target.ip)
-            return await connect(target, found, source, self.clock)
+            return await connect(target, found, Source(source, source), self.clock)
 
         self.pool = Pool(dial, Settings(**pool), self.clock, lambda: 0.5, self.freed.append)
 
@@ -296,7 +296,7 @@ async def test_the_pool_takes_connect_with_its_settings_bound():
     async with smtp_server() as server:
         bound = settings()
         pool = Pool(
-            lambda target, source: functools.partial(connect, settings=bound)(target, source=source),
+            lambda target, source: connect(target, bound, Source(source, source)),
             Settings(),
             time.monotonic,
             lambda: 0.0,

@@ -1,0 +1,85 @@
+"""Which source sends a mail: its pool, the family that is liked, what is left of its allowance, and health."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agents.deliver.connect import ConnectFailed
+from agents.deliver.sources import Pool, Source, Sources
+from tests.agents.deliver.test_agent import replying, settled, states, story, world
+from tests.support.gates import hosts_of, mail, woken
+
+FOUR, OTHER, SIX = Source("four", "192.0.2.1"), Source("other", "192.0.2.2"), Source("six", "2001:db8::1")
+
+
+def used(made) -> list[str]:
+    return [outcome.source for outcome in made.broker.outcomes()]
+
+
+@story
+async def test_a_mail_goes_out_by_its_pool():
+    pools = [Pool("fast", ("other",), ("transactional",)), Pool("rest", ("four",))]
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR, OTHER], pools))
+    for n in range(6):
+        await made.take(mail(f"m{n}", stream="transactional" if n % 2 else "marketing"))
+        await asyncio.sleep(0.5)
+    assert used(made) == ["four", "other"] * 3
+
+
+@story
+async def test_the_liked_family_sends_and_the_other_one_what_only_it_can_reach():
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR, SIX]))
+    made.names.found["six.test"] = hosts_of("mx.six.test")
+    made.names.ips["mx.six.test"] = ("2001:db8::9",)
+    made.servers.refuse = lambda group, site: (
+        ConnectFailed("connect", 0, "no address to send to", True, "no_hosts")
+        if (group[0], site) == ("four", ("mx.six.test",))
+        else None
+    )
+    await made.take(mail("a", "a@b.example"))
+    await asyncio.sleep(0.5)
+    await made.take(mail("s", "s@six.test"))
+    await asyncio.sleep(1.5)
+    assert {o.id: (o.state, o.source) for o in made.broker.outcomes()}["s"] == ("delivered", "six")
+    assert states(made, "a") == ["delivered"]
+
+
+@story
+async def test_a_source_that_cannot_be_used_costs_no_attempt_and_the_others_send():
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR, OTHER]))
+    broken = ConnectFailed("connect", 0, "cannot send from its address", True, "source")
+    made.servers.refuse = lambda group, site: broken if group[0] == "four" else None
+    for n in range(4):
+        await made.take(mail(f"m{n}", f"m{n}@b{n}.example"))
+        await asyncio.sleep(0.5)
+    assert [(o.state, o.source, o.attempt) for o in made.broker.outcomes()] == [("delivered", "other", 1)] * 4
+    assert list(made.agent.feeds.unwell) == ["four"]
+
+
+@story
+async def test_with_no_source_left_mail_waits_and_is_not_deferred():
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR]))
+    broken = ConnectFailed("connect", 0, "the proxy: refused", True, "source")
+    made.servers.refuse = lambda group, site: broken
+    await made.take(mail("a"))
+    await asyncio.sleep(20)
+    assert made.broker.outcomes() == []
+    assert made.servers.tried <= 3, "not asked again and again"
+    made.servers.refuse = lambda group, site: None
+    await asyncio.sleep(20)
+    assert states(made, "a") == ["delivered"]
+
+
+@story
+async def test_a_greylisted_mail_comes_back_from_the_source_that_is_known():
+    meaning, answer = replying("greylist", "450 4.2.0 Greylisted")
+    made = await world(answer=answer, meaning=meaning, sources=Sources([FOUR, OTHER]))
+    await made.take(mail("a"))
+    await settled()
+    await asyncio.sleep(0.5)
+    for _ in range(5):
+        [*_, out] = made.broker.ladder()
+        await made.take(woken(out))
+        await asyncio.sleep(0.5)
+    assert len(set(used(made))) == 1
+    assert len(used(made)) == 6
