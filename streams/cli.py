@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "up": ("streams.ops.up:up", "Run the workers against a broker, or with one of their own."),
     "send": ("streams.ops.send:send", "Publish a campaign and a send for each row of a CSV file."),
+    "warmup": ("streams.ops.warmup:warmup", "Warm-up: the plans, who stands where, and your word on it."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agents.shape.explain import explain, explain_policy, rate_text
+from agents.shape.explain import explain, explain_policy, left, rate_text
 from schemas.codec import Malformed, Record, decode
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_policy import ALL, Decision, LanePolicy, Leader, Lease
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
 from streams.ops.read import read_to_end
 from streams.settings import Settings
@@ -101,6 +101,11 @@ def rows(found: Policies, now: float) -> list[dict[str, Any]]:
                 "suspended_until": policy.suspended_until,
                 "workers": workers,
                 "lent": round(lent, 4),
+                "plan": policy.plan,
+                "day": policy.step + 1 if policy.plan else 0,
+                "left_today": left(policy, now)[0],
+                "left_in_span": left(policy, now)[1],
+                "engaged_only": policy.engaged_only,
                 "reason": policy.reason,
                 "changed": policy.time,
                 "last": None if last is None else msgspec.to_builtins(last),
@@ -217,6 +222,8 @@ def explain_lane(settings: Settings, source: str, provider: str, newest: int, as
     """
     found = run(settings, read_policies(settings))
     mine = {name: p for name, p in found.limits.items() if name[1:] == (source, provider)}
+    if mine:  # in warm-up there is a limit over all providers too
+        mine |= {name: p for name, p in found.limits.items() if name[1:] == (source, ALL) and p.spent}
     decisions = [d for d in found.decisions if (d.name, d.provider) == (source, provider)]
     if not mine and not decisions:
         known = ", ".join(sorted({f"{name} {to}" for _, name, to in found.limits})) or "none yet"
@@ -224,8 +231,14 @@ def explain_lane(settings: Settings, source: str, provider: str, newest: int, as
             f"nothing is known of {source} to {provider}; known lanes: {clean(known, 500)}"
         )
     if as_json:
-        limits, listed = ([msgspec.to_builtins(x) for x in xs] for xs in (mine.values(), decisions[-newest:]))
-        echo_json({"limits": limits, "decisions": listed})
+        now = time.time()
+        limits = [
+            msgspec.to_builtins(policy)
+            | {"left_today": left(policy, now)[0], "left_in_span": left(policy, now)[1]}
+            | dict(zip(("workers", "lent"), found.lent(name, now), strict=True))
+            for name, policy in mine.items()
+        ]
+        echo_json({"limits": limits, "decisions": [msgspec.to_builtins(x) for x in decisions[-newest:]]})
         return
     now = time.time()
     for policy in mine.values():
