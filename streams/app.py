@@ -406,6 +406,7 @@ class App:
             self._tokens(),
             self.partitions,
             worker_name(),
+            alarm=lambda whose: metrics.BOUNCE_FLOODS.labels(whose).inc(),
         )
 
         def flush() -> None:

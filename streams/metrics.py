@@ -127,5 +127,11 @@ EVENTS = Counter("mailsluice_events_total", "Public events by kind", ["kind"], r
 EDGE_REQUESTS = Counter(
     "mailsluice_edge_requests_total", "Requests at the edge", ["edge", "kind", "status"], registry=REGISTRY
 )
+BOUNCE_FLOODS = Counter(
+    "mailsluice_bounce_floods_total",
+    "Bounces by mail beyond what is believed about one address or campaign in an hour",
+    ["whose"],
+    registry=REGISTRY,
+)
 SUPPRESSIONS = Counter("mailsluice_suppressions_total", "Suppressions written", ["reason"], registry=REGISTRY)
 ProcessCollector(registry=REGISTRY)  # process_cpu_seconds_total, process_resident_memory_bytes, ...

@@ -98,6 +98,10 @@ class Settings:
     """HOST:PORT the HTTP edge listens on."""
     edge_smtp: str = "127.0.0.1:8026"
     """HOST:PORT the SMTP edge listens on."""
+    edge_smtp_certificate: Path | None = None
+    """PEM file with the SMTP edge's certificate chain and its key: STARTTLS is offered. Empty = it is not."""
+    edge_smtp_roles: tuple[str, ...] = ("abuse", "fbl", "postmaster")
+    """Addresses that the SMTP edge takes without a token: whole ones, or local parts at the return domain."""
     metrics: str = ""
     """HOST:PORT for /metrics, /healthz and /readyz; empty = off."""
     policy: Path | None = None

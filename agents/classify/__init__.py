@@ -7,7 +7,9 @@ to ``mail-lane-reports``.
 
 Nobody can suppress a stranger's address by sending us a forged report: a report counts only with a token
 of ours, and only against the recipient of the mail that the token was made for. A report that came to a
-common address (``fbl@``) but quotes a token is put back on ``mail-inbound``, on that mail's partition.
+common address (``fbl@``) but quotes a token is put back on ``mail-inbound``, on that mail's partition; so is
+one that quotes a Message-ID of ours, which counts only for a remembered mail and the recipient it was for. A
+bounce two weeks after the delivery is not believed, and in a flood of them only the first count.
 
 State: one SQLite file per partition that remembers delivered mail (id -> recipient, tenant, campaign ...)
 for some weeks. Its truth is ``mail-outcomes``. Where the file was lost, the tokens quoted in a report say

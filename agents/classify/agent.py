@@ -10,9 +10,10 @@ from agents import Out, Stage, Ticket
 from agents.classify.book import Book
 from agents.classify.dsn import parse_mail
 from agents.classify.feedback import Sums
+from agents.classify.floods import Floods
 from agents.classify.policy import Owner, Settings, of_engagement, of_outcome, owner_of
 from agents.classify.returns import of_report
-from agents.classify.tokens import named_mail, quoted_owner, writer
+from agents.classify.tokens import claimed_mail, is_about, named_mail, quoted_owner, writer
 from schemas.codec import Malformed, Record, decode, encode
 from schemas.event import MailEvent
 from schemas.outcome import Outcome
@@ -37,6 +38,7 @@ class Classify:
     """``book`` opens a partition's book; ``clock`` is Unix seconds; ``worker`` names this process in reports.
 
     Without ``tokens`` a report counts only where the edge found its token in the address it came to.
+    ``alarm`` is called with ``address`` or ``campaign`` for each bounce beyond what is believed.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Classify:
         partitions: int = 0,
         worker: str = "classify",
         settings: Settings | None = None,
+        alarm: Callable[[str], None] = lambda whose: None,
     ) -> None:
         self._rules = rules
         self._book = book
@@ -57,6 +60,8 @@ class Classify:
         self._settings = settings or Settings()
         self._books: dict[int, Book] = {}
         self._sums = Sums(worker)
+        self._floods = Floods(self._settings.caps)
+        self._alarm = alarm
 
     async def assigned(self, partition: int) -> None:
         """Open the partition's book."""
@@ -106,19 +111,39 @@ class Classify:
     def _inbound(self, record: Record, book: Book) -> Out | None:
         raw, mail, partition = record.value or b"", record.text("id"), record.partition
         report = parse_mail(raw)
+        claimed = record.text("claim") != ""
         if not mail and report.kind in ("dsn", "arf") and self._tokens:
-            mail, partition = named_mail(raw, self._tokens) or ("", partition)
+            named = named_mail(raw, self._tokens)
+            claimed = named is None
+            mail, partition = named or claimed_mail(report, self._partitions) or ("", partition)
             if mail and partition != record.partition and partition < self._partitions:
                 # The mail's own partition has its book and its recipient's suppressions.
-                headers = {**record.headers, "id": mail.encode()}
+                headers = {**record.headers, "id": mail.encode()} | (
+                    {"claim": b"message-id"} if claimed else {}
+                )
                 return Out("mail-inbound", raw, headers, None, partition)
         owner = self._owner(book, mail, raw)
+        if claimed and mail and not is_about(report, owner):
+            mail, owner = (
+                "",
+                None,
+            )  # a Message-ID is no secret: only a mail that we remember, to whom it names
         if mail and record.text("rcpt_to").lower().startswith(UNSUBSCRIBES):
             if report.kind in ("reply", "other"):
                 report = msgspec.structs.replace(report, kind="unsubscribe")  # whatever its subject says
             owner = owner or writer(report.sender, record.partition, self._partitions)
-        event = of_report(report, mail, owner, record.number("time", record.timestamp / 1000), self._meaning)
+        event = of_report(
+            report,
+            mail,
+            owner,
+            record.number("time", record.timestamp / 1000),
+            self._meaning,
+            self._settings.bounce_age,
+        )
         if event is not None:
+            event, flood = self._floods.take(event)
+            if flood:
+                self._alarm(flood)
             self._sums.add(event)
         return _out(event, record.partition)
 

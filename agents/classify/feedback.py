@@ -25,7 +25,7 @@ class Sums:
     def add(self, event: MailEvent) -> None:
         """Count an event that came back; machines and what nobody verified do not count."""
         field = _FIELD.get(event.kind)
-        if field is None or event.machine or event.reason == "unverified":
+        if field is None or event.machine or event.reason in ("unverified", "implausible", "flood"):
             return
         key = (event.provider, event.source, event.dkim)
         self._counts.setdefault(key, Counter())[field] += 1

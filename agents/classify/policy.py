@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from agents.classify.floods import Caps
 from agents.classify.machines import is_machine
 from schemas.engagement import Engagement
 from schemas.event import MailEvent
@@ -21,6 +22,10 @@ class Settings:
     """How long a delivered mail is remembered: an unsubscribe by mail must still find its recipient."""
     at_once: float = 1.0
     """An open or click this soon after the delivery is a machine's."""
+    bounce_age: float = 14 * 86400.0
+    """A bounce this long after the delivery is not believed: mail systems give up within a week."""
+    caps: Caps = field(default_factory=Caps)
+    """Bounces by mail an hour that still count."""
 
 
 class Owner(msgspec.Struct, frozen=True, array_like=True):

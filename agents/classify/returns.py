@@ -21,16 +21,18 @@ Classifier = Callable[[str, str, str], Meaning]
 
 
 def of_report(
-    report: Report, mail: str, owner: Owner | None, time: float, meaning: Classifier
+    report: Report, mail: str, owner: Owner | None, time: float, meaning: Classifier, oldest: float = 0.0
 ) -> MailEvent | None:
     """The event of a mail that came back about ``mail``; None where it says nothing.
 
-    ``owner`` None: no token names the mail, so it is told but counts against nobody.
+    ``owner`` None: no token names the mail, so it is told but counts against nobody; so is a bounce more than
+    ``oldest`` seconds after the delivery (0: of any age), or an hour and more before it.
     """
     base = _about(mail, owner, time)
     match report.kind:
         case "dsn":
-            return _of_dsn(report, base, owner, meaning)
+            event = _of_dsn(report, base, owner, meaning)
+            return event and _of_its_time(event, owner, oldest)
         case "arf" if report.complaint and report.complaint.counts:
             return _checked(
                 replace(base, kind="complained", id=event_id(mail, "complained", "" if owner else f"{time:.3f}"), action="complaint",
@@ -80,6 +82,22 @@ def _of_dsn(report: Report, base: MailEvent, owner: Owner | None, meaning: Class
         terminal=failed,
     )
     return _checked(event, owner)
+
+
+def _of_its_time(event: MailEvent, owner: Owner | None, oldest: float) -> MailEvent:
+    if owner is None or not owner.delivered or not oldest:
+        return event
+    age = event.time - owner.delivered
+    if -3600.0 <= age <= oldest:
+        return event
+    return replace(
+        event,
+        to="",
+        action="none",
+        detail=f"{event.reason}: {age / 86400.0:.1f} days after the delivery: no mail system bounces then, so it counts against nobody",
+        reason="implausible",
+        terminal=False,
+    )
 
 
 def _concerned(recipients: tuple[Recipient, ...], to: str) -> Recipient | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from agents.classify.dsn import Report
 from agents.classify.policy import Owner
 from schemas.address import normalise
 from schemas.codec import Malformed
@@ -16,6 +17,7 @@ T = TypeVar("T")
 MOST = 8
 """Different candidates that are tried: each costs a MAC."""
 _ADDRESS = re.compile(rb"(?<![\w.+-])([bu]-[0-9a-zA-Z]{40,60}@[\w.-]{1,255})")
+_OUR_ID = re.compile(r"<([0-9a-f]{32})\.[0-9a-f]{8}@")
 _LINK = re.compile(rb"/[uoc]/([A-Za-z0-9_-]{40,1500})(?![A-Za-z0-9_-])")
 
 
@@ -31,6 +33,25 @@ def named_mail(raw: bytes, tokens: Tokens) -> tuple[str, int] | None:
         if link:
             return link.id, link.partition
     return None
+
+
+def claimed_mail(report: Report, partitions: int) -> tuple[str, int] | None:
+    """(id, partition) of the mail whose Message-ID a report quotes, where its recipient's partition would be.
+
+    Anybody who had that mail can write this: it counts only where the book there knows it, as theirs.
+    """
+    found = _OUR_ID.search(report.message_id[:300])
+    for who in report.recipients[:1] if found and partitions else ():
+        try:
+            return found.group(1), partition_of(normalise(who.address).key, partitions)  # type: ignore[union-attr]
+        except Malformed:
+            return None
+    return None
+
+
+def is_about(report: Report, owner: Owner | None) -> bool:
+    """Whether a report names the recipient of the mail."""
+    return owner is not None and any(who.address.lower() == owner.to for who in report.recipients)
 
 
 def quoted_owner(raw: bytes, mail: str, tokens: Tokens) -> Owner | None:

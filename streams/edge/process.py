@@ -8,8 +8,10 @@ import ctypes
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from aiokafka.errors import KafkaError
 
@@ -50,9 +52,8 @@ async def run(settings: Settings) -> None:
         await done
 
     http = HttpEdge(publish, tokens, HttpSettings(partitions=topology.partitions))
-    smtp = SmtpEdge(
-        publish, tokens, SmtpSettings(domain=settings.return_domain, partitions=topology.partitions)
-    )
+    wanted = SmtpSettings(settings.return_domain, topology.partitions, settings.edge_smtp_roles)
+    smtp = SmtpEdge(publish, tokens, wanted, tls=certificate(settings.edge_smtp_certificate))
     await http.start(*host_port(settings.edge_http))
     await smtp.start(*host_port(settings.edge_smtp))
     side = await probes.serve(settings.metrics, lambda: True) if settings.metrics else None
@@ -63,6 +64,20 @@ async def run(settings: Settings) -> None:
     await outbox.stop()
     if side:
         await side.cleanup()
+
+
+def certificate(path: Path | None) -> ssl.SSLContext | None:
+    """What STARTTLS shows. Raises ValueError where the file cannot be used."""
+    if path is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(path)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(
+            f"MAILSLUICE_EDGE_SMTP_CERTIFICATE={path}: {error}; it needs a certificate chain and its unencrypted key, in PEM"
+        ) from None
+    return context
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -56,6 +56,8 @@ class SmtpSettings:
     """Open connections in all."""
     per_peer: int = 20
     """Open connections of one address."""
+    rate: int = 1200
+    """Messages of one address in a minute; above it 451, and it comes again."""
     recipients: int = 100
     """Recipients of one mail (RFC 5321 section 4.5.3.1.8 asks for 100)."""
 
@@ -90,6 +92,8 @@ class SmtpEdge:
         self._quiet.set()
         self.open: set[_Connection] = set()
         self.peers: Counter[str] = Counter()
+        self._minute = 0
+        self._taken: Counter[str] = Counter()
         domain = settings.domain.lower()
         self._domain = domain
         self._reports = {
@@ -162,6 +166,9 @@ class SmtpEdge:
         # aiosmtpd hands the null sender over as "<>".
         sender = "" if envelope.mail_from == "<>" else envelope.mail_from
         peer = session.peer[0] if session.peer else ""
+        if not self._within_rate(peer):
+            metrics.EDGE_REQUESTS.labels("smtp", "rate", "451").inc()
+            return "451 4.7.0 Too many messages in this minute, try again later"
         outs = []
         for address in envelope.rcpt_tos:
             rcpt = self.whose(address)
@@ -178,6 +185,14 @@ class SmtpEdge:
                 self._quiet.set()
         metrics.EDGE_REQUESTS.labels("smtp", "mail", "250" if done else "451").inc()
         return "250 2.0.0 Received" if done else "451 4.3.0 Cannot store it just now, try again later"
+
+    def _within_rate(self, peer: str) -> bool:
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._taken.clear()
+        self._taken[peer] += 1
+        return self._taken[peer] <= self.settings.rate
 
     async def handle_VRFY(self, _server: Any, _session: Any, _envelope: Any, _address: str) -> str:
         """Tells nothing (RFC 5321 section 7.3)."""

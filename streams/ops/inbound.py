@@ -56,7 +56,9 @@ class Envelopes:
     def __init__(self, settings: Settings, partitions: int) -> None:
         tokens = Tokens([part.encode() for part in settings.secret.split(",")])
         domain = settings.return_domain
-        self._edge = SmtpEdge(_nowhere, tokens, SmtpSettings(domain=domain, partitions=partitions))
+        self._edge = SmtpEdge(
+            _nowhere, tokens, SmtpSettings(domain, partitions, (*settings.edge_smtp_roles, "postmaster"))
+        )
         self._common = f"postmaster@{domain.lower()}"
 
     def of(self, raw: bytes, now: float) -> Out:

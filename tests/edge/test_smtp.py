@@ -26,6 +26,7 @@ from agents import Out
 from schemas.identity import partition_of
 from schemas.inbound import LARGEST
 from schemas.token import Tokens
+from streams.edge.process import certificate as configured
 from streams.edge.smtp import SmtpEdge, SmtpSettings
 
 TOKENS = Tokens([b"a secret of the tests, long enough"])
@@ -261,6 +262,16 @@ async def test_too_many_connections_and_silent_ones_are_closed(broker: Broker) -
         assert (await talk(port, b"NOOP"))[0].startswith(b"220")
 
 
+async def test_one_sender_cannot_flood_us(broker: Broker) -> None:
+    async with running(broker, replace(SETTINGS, rate=2)) as port, client(port) as smtp:
+        await smtp.sendmail("", [BOUNCE], MAIL)
+        await smtp.sendmail("", [BOUNCE], MAIL)
+        with pytest.raises(aiosmtplib.SMTPDataError) as caught:
+            await smtp.sendmail("", [BOUNCE], MAIL)
+    assert caught.value.code == 451
+    assert len(broker.outs) == 2
+
+
 async def test_a_connection_does_not_live_for_ever(broker: Broker) -> None:
     async with running(broker, replace(SETTINGS, life=0.3)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -297,6 +308,16 @@ async def test_a_mail_over_tls(broker: Broker, tmp_path: Path) -> None:
         assert not smtp.supports_extension("auth")
         await smtp.sendmail("", [BOUNCE], MAIL)
     assert len(broker.outs) == 1
+
+
+def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
+    assert configured(None) is None
+    (tmp_path / "none.pem").write_text("no certificate")
+    for path in (tmp_path / "none.pem", tmp_path / "missing.pem"):
+        with pytest.raises(ValueError, match="MAILSLUICE_EDGE_SMTP_CERTIFICATE"):
+            configured(path)
+    certificate(tmp_path)
+    assert configured(tmp_path / "edge.pem") is not None
 
 
 def certificate(directory: Path) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ from streams import metrics
 
 CATALOGUE = """
 mailsluice_attempt_seconds histogram provider
+mailsluice_bounce_floods counter whose
 mailsluice_bugs counter stage
 mailsluice_commits counter stage,result
 mailsluice_dead_letters counter stage,reason

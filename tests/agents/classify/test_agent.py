@@ -316,3 +316,69 @@ async def test_it_works_without_tokens(tmp_path):
 def test_the_stage():
     assert STAGE.consumes == ("mail-outcomes", "mail-inbound", "mail-engagement")
     assert not STAGE.twins
+
+
+# --- what is believed
+
+
+def common(raw: bytes, partition: int, **headers: bytes) -> Record:
+    found = inbound_headers(NOW + 60, "", f"postmaster@{DOMAIN}", "192.0.2.9") | headers
+    return Record("mail-inbound", partition, 0, 0, None, raw, found)
+
+
+@pytest.mark.parametrize(("days", "believed"), [(0.0, True), (13.9, True), (14.1, False), (-0.1, False)])
+async def test_a_bounce_counts_only_at_a_plausible_age(tmp_path, days, believed):
+    agent = make(tmp_path)
+    await run(agent, outcome())
+    (told,) = events(await run(agent, inbound(dsn(), time=NOW + days * 86400)))
+    assert (told.action, told.to, told.reason, told.terminal) == (
+        ("suppress", TO, "late_dsn", True) if believed else ("none", "", "implausible", False)
+    )
+
+
+async def test_a_message_id_of_ours_counts_for_a_mail_that_is_remembered(tmp_path):
+    agent, elsewhere = make(tmp_path), (PART + 1) % P
+    raw = dsn(original="").replace(f"<{ID}@".encode(), f"<{ID}.0011aabb@".encode())
+    (ticket,) = await run(agent, common(raw, elsewhere))
+    (out,) = ticket.outs
+    assert (out.topic, out.partition, out.headers["claim"]) == ("mail-inbound", PART, b"message-id")
+    again = Record(out.topic, PART, 1, 0, None, out.value, out.headers)
+    (told,) = events(await run(agent, again))
+    assert (told.action, told.reason, told.mail) == ("none", "unverified", "")
+    await run(agent, outcome())
+    (told,) = events(await run(agent, again))
+    assert (told.action, told.to, told.mail) == ("suppress", TO, ID)
+
+
+async def test_a_message_id_does_not_bounce_somebody_else(tmp_path):
+    agent = make(tmp_path)
+    await run(agent, outcome())
+    victim = next(f"v{n}@example.org" for n in range(99) if partition_of(f"v{n}@example.org", P) == PART)
+    raw = dsn(who=victim).replace(f"<{ID}@".encode(), f"<{ID}.0011aabb@".encode())
+    (told,) = events(await run(agent, common(raw, PART)))
+    assert (told.action, told.to, told.reason) == ("none", "", "unverified")
+
+
+async def test_a_flood_about_one_address_is_capped_and_told(tmp_path):
+    rung: list[str] = []
+    agent = Classify(
+        RULES, lambda n: SqliteBook(tmp_path / f"{n}.sqlite"), lambda: NOW, TOKENS, P, "w1", alarm=rung.append
+    )
+    await run(agent, outcome())
+    told = events(await run(agent, *[inbound(dsn(), time=NOW + 60 + n) for n in range(12)]))
+    assert [one.action for one in told] == ["suppress"] * 10 + ["hold"] * 2
+    assert {one.reason for one in told[10:]} == {"flood"}
+    assert rung == ["address", "address"]
+    assert len({one.id for one in told}) == 1  # one mail bounces once
+    (later,) = events(await run(agent, inbound(dsn(), time=NOW + 7300)))
+    assert later.action == "suppress"
+
+
+async def test_somebody_writes_stop(tmp_path):
+    agent = make(tmp_path)
+    await run(agent, outcome())
+    raw = "From: anna@example.org\nSubject: AW: News\n\nBitte abmelden!\n\nAm 1.6. schrieb Shop:\n> Hallo\n"
+    (told,) = events(await run(agent, inbound(raw.encode())))
+    assert (told.kind, told.action, told.to) == ("unsubscribed", "unsubscribe", TO)
+    (told,) = events(await run(agent, inbound(arf(feedback="opt-out"))))
+    assert (told.kind, told.reason) == ("unsubscribed", "opt-out")
