@@ -6,15 +6,17 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import resources
-from typing import BinaryIO
+from typing import IO
 
 import click
 import msgspec
 import orjson
 
-from schemas.reply import Rules, load_rules
+from schemas.reply import Meaning, Rules, load_rules
 from schemas.reply import classify as meaning_of
+from streams.ops.clusters import Groups
 from streams.ops.returned_mail import answers, fields_of
 
 LONGEST_LINE = 1_000_000
@@ -34,9 +36,12 @@ class Asked(msgspec.Struct, frozen=True):
 @click.option(
     "--mail", is_flag=True, help="FILES are mails: bounces, abuse reports, answers (- = standard input)."
 )
-@click.option("--json", "_json", is_flag=True, help="JSON lines: what is printed anyhow.")
+@click.option(
+    "--cluster", is_flag=True, help="Group the replies in FILES that no rule knows, for review (- = input)."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines: what is printed anyhow but for --cluster.")
 @click.argument("files", nargs=-1)
-def classify(mail: bool, _json: bool, files: tuple[str, ...]) -> None:
+def classify(mail: bool, cluster: bool, as_json: bool, files: tuple[str, ...]) -> None:
     """What SMTP replies mean: replies on standard input, one a line; or mails that came back, in FILES.
 
     A line is the reply as it came, or JSON with "reply" and, where known, "mx" (the host that said it),
@@ -48,22 +53,31 @@ def classify(mail: bool, _json: bool, files: tuple[str, ...]) -> None:
     or the recipient is too fast), hold (block, policy, content or our own fault), complaint, unsubscribe,
     none.
 
+    --cluster counts the replies whose wording no rule knows (only their code decided), with addresses, hosts,
+    numbers and ids masked: what to write rules for, the most frequent first.
+
     \b
     Example: echo '550 5.1.1 No such user' | mailsluice classify
              echo '{"mx": "mx1.example.org", "phase": "rcpt", "reply": "452 4.2.2 Full"}' | mailsluice classify
              mailsluice classify --mail bounce.eml complaint.eml
+             mailsluice classify --cluster replies.txt
     Exit code: 0 all was read; 1 some lines or files were not (standard error says which); 2 wrong usage.
     """
-    if files and not mail:
-        raise click.UsageError("files are read with --mail; replies come on standard input")
+    if mail and cluster:
+        raise click.UsageError("--cluster groups replies, not mails; leave one of the two out")
+    if files and not mail and not cluster:
+        raise click.UsageError("files are read with --mail or --cluster; replies come on standard input")
     if mail and not files:
         raise click.UsageError("--mail needs at least one FILE (- for standard input)")
     rules = load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
-    good = _mails(rules, files) if mail else _replies(rules, sys.stdin.buffer)
+    if cluster:
+        good = _cluster(rules, files or ("-",), as_json)
+    else:
+        good = _mails(rules, files) if mail else _replies(rules, sys.stdin.buffer)
     sys.exit(0 if good else 1)
 
 
-def _replies(rules: Rules, source: BinaryIO) -> bool:
+def _replies(rules: Rules, source: IO[bytes]) -> bool:
     """Answer line by line; whether every line could be read."""
     good, out = True, sys.stdout.buffer
     # Somebody may sit at the other end of a pipe; a file is answered in blocks.
@@ -77,17 +91,55 @@ def _replies(rules: Rules, source: BinaryIO) -> bool:
             continue
         if asked is None:
             continue
-        said = meaning_of(
-            rules, asked.reply, mx=asked.mx or "", phase=asked.phase or "", provider=asked.provider or ""
-        )
-        out.write(orjson.dumps(fields_of(said)) + b"\n")
+        out.write(orjson.dumps(fields_of(_meaning(rules, asked))) + b"\n")
         if at_once:
             out.flush()
     out.flush()
     return good
 
 
-def _lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+def _cluster(rules: Rules, files: tuple[str, ...], as_json: bool) -> bool:
+    """Print the groups of what no rule knows; whether all could be read. Keeps the groups, not the lines."""
+    groups, good = Groups(), True
+    for name in files:
+        try:
+            with click.open_file(name, "rb") as source:
+                good = _into(groups, rules, name, source) and good
+        except OSError as error:
+            click.echo(f"{name}: {error.strerror or error}", err=True)
+            good = False
+    for group in groups:
+        if as_json:
+            click.echo(orjson.dumps(asdict(group)))
+        else:
+            code = f"{group.code} {group.enhanced}".strip() or "no code"
+            click.echo(f"{group.count:>7}  {code:<12} {group.action:<9} {group.text or '(no text)'}")
+    over = f", {groups.over} in more wordings than are kept apart" if groups.over else ""
+    click.echo(f"{groups.unclassified} of {groups.seen} replies are known to no rule{over}", err=True)
+    return good
+
+
+def _into(groups: Groups, rules: Rules, name: str, source: IO[bytes]) -> bool:
+    good = True
+    for number, line in _lines(source):
+        try:
+            asked = _asked(line)
+        except ValueError as error:
+            click.echo(f"{name}: line {number}: {error}", err=True)
+            good = False
+            continue
+        if asked is not None:
+            groups.add(asked.reply, _meaning(rules, asked))
+    return good
+
+
+def _meaning(rules: Rules, asked: Asked) -> Meaning:
+    return meaning_of(
+        rules, asked.reply, mx=asked.mx or "", phase=asked.phase or "", provider=asked.provider or ""
+    )
+
+
+def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """(number, line), None for a line that is too long."""
     number = 0
     while line := source.readline(LONGEST_LINE + 1):
@@ -127,7 +179,7 @@ def _mails(rules: Rules, files: tuple[str, ...]) -> bool:
     return good
 
 
-def _has_fileno(source: BinaryIO) -> bool:
+def _has_fileno(source: IO[bytes]) -> bool:
     try:
         source.fileno()
     except OSError:  # a test's

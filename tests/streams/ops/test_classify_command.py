@@ -10,7 +10,9 @@ import threading
 import pytest
 from click.testing import CliRunner
 
+from schemas.reply import Meaning
 from streams.ops.classify import LONGEST_LINE, classify
+from streams.ops.clusters import Groups
 
 
 def asked(text: str | bytes = "", *arguments: str):
@@ -140,6 +142,49 @@ def test_a_mail_on_standard_input_and_a_missing_one(tmp_path):
     assert found.exit_code == 1
     assert "missing.eml: No such file" in found.stderr
     assert said[0]["kind"] == "bounce"
+
+
+def clusters(*arguments: str, text: str = ""):
+    return CliRunner().invoke(classify, ["--cluster", *arguments], input=text)
+
+
+def test_what_no_rule_knows_is_grouped_for_review(tmp_path):
+    lines = [
+        "550 5.9.1 Zorp zurbled anna@example.org at mx1.example.net [192.0.2.7] ticket 4Fh2kL3z9Xz1B, see http://a.example/x?y=1",
+        "550-5.9.1 Zorp zurbled bob@example.org at mx22.example.com\n550 5.9.1 [2001:db8::9] ticket 9Fh2kL3z9Xz77, see https://b.example/",
+        "550 5.1.1 User unknown",
+        "hello",
+        "250 OK",
+    ]
+    file = tmp_path / "replies.jsonl"
+    file.write_text("\n".join(json.dumps({"reply": line}) for line in lines))
+    found = clusters("--json", str(file))
+    assert found.exit_code == 0
+    told = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [(one["count"], one["code"], one["enhanced"], one["action"]) for one in told] == [
+        (2, "550", "5.9.1", "hold"),
+        (1, "", "", "none"),
+    ]
+    assert told[0]["text"] == "zorp zurbled @ at HOST [#] ticket #, see URL"
+    assert "3 of 5 replies are known to no rule" in found.stderr
+    assert clusters("-", text="550 Zorp\n550 zorp").stdout.split() == ["2", "550", "hold", "zorp"]
+
+
+def test_clusters_name_what_they_cannot_read(tmp_path):
+    found = clusters(str(tmp_path / "missing.txt"), "-", text="550 Zorp\n{no\n")
+    assert found.exit_code == 1
+    assert "missing.txt: No such file" in found.stderr
+    assert "-: line 2: it begins with { but is no JSON" in found.stderr
+    assert "zorp" in found.stdout
+    assert clusters("--mail").exit_code == 2
+
+
+def test_groups_are_bounded():
+    groups = Groups(most=2)
+    for word in ("one", "two", "three", "three", "two"):
+        groups.add(f"550 zorp {word}", Meaning("refused", "domain", "permanent", "hold", "basic-550", 550))
+    assert [(group.text, group.count) for group in groups] == [("zorp two", 2), ("zorp one", 1)]
+    assert (groups.seen, groups.unclassified, groups.over) == (5, 5, 2)
 
 
 def test_wrong_usage():
