@@ -36,7 +36,8 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``time`` is Unix seconds. ``klass``/``scope``/``action``/``rule`` as in ``schemas.reply``; ``reply``
     the provider's words. ``machine`` marks an open or click that a proxy or scanner made. ``origin`` is
-    the send that it belongs to (``mailsluice audit`` counts by it).
+    the send that it belongs to (``mailsluice audit`` counts by it). ``security``: what the connection that
+    took the mail was worth, as in ``schemas.outcome``.
 
     ``blocked`` and ``released`` are about an address, not a mail: a person, or a list from another system, says
     that it must not, or may again, get mail. ``scope``, ``stream``, ``reason`` and ``until`` are then those of
@@ -66,6 +67,7 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     machine: bool = False
     terminal: bool = False
+    security: str = ""
     until: float = 0.0
     by: str = ""
 

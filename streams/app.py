@@ -21,7 +21,7 @@ from agents.deliver.agent import Deliver
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import Networks, connect
 from agents.deliver.connect import Settings as ConnectSettings
-from agents.deliver.delivery import Delivery, read_delivery
+from agents.deliver.delivery import BadDelivery, Delivery, read_delivery
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
 from agents.deliver.row import newer, reduce_outcome
@@ -458,9 +458,13 @@ def worker_name() -> str:
 
 
 def delivery_of(settings: Settings) -> Delivery:
-    """The operator's delivery.toml, or the shipped one. Raises BadDelivery, OSError."""
+    """The operator's delivery.toml, or the shipped one. Raises BadDelivery."""
     if settings.delivery is not None:
-        return read_delivery(settings.delivery.read_text("utf-8"), str(settings.delivery))
+        try:
+            text = settings.delivery.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadDelivery(f"MAILSLUICE_DELIVERY={settings.delivery}", [str(error)]) from None
+        return read_delivery(text, str(settings.delivery))
     return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
 
 

@@ -75,6 +75,7 @@ def of_outcome(outcome: Outcome) -> MailEvent | None:
         source=outcome.source,
         dkim=outcome.dkim,
         terminal=outcome.terminal,
+        security=outcome.security,
     )
 
 
