@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -144,7 +144,7 @@ def lane_gauges(feeds: _Feeds, count: Callable[[Hashable], int], sources: Sequen
         metrics.LANE_RATE.labels(*label).set(rates.get(label, 0.0))
 
 
-def limit_gauges(published: Iterable[LanePolicy]) -> None:
+def limit_gauges(published: Collection[LanePolicy]) -> None:
     """Set what shape allows, from the policies in force: limits of sites without a provider are summed."""
     limits: defaultdict[tuple[str, str], float] = defaultdict(float)
     until: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -153,6 +153,10 @@ def limit_gauges(published: Iterable[LanePolicy]) -> None:
             label = (provider_label(policy.provider), policy.name)
             limits[label] += policy.rate
             until[label] = max(until[label], policy.suspended_until)
+    metrics.STREAM_STOPPED.clear()
+    for policy in published:
+        if policy.provider == ALL and policy.suspended_until:
+            metrics.STREAM_STOPPED.labels(policy.kind, policy.name).set(policy.suspended_until)
     for label, limit in limits.items():
         metrics.LANE_LIMIT.labels(*label).set(limit)
         metrics.LANE_SUSPENDED.labels(*label).set(until[label])
@@ -162,3 +166,4 @@ def forget_limits() -> None:
     """Another process leads shape now: what this one knew is no longer true."""
     metrics.LANE_LIMIT.clear()
     metrics.LANE_SUSPENDED.clear()
+    metrics.STREAM_STOPPED.clear()

@@ -123,6 +123,12 @@ LANE_SUSPENDED = Gauge(
     ["provider", "source"],
     registry=REGISTRY,
 )
+STREAM_STOPPED = Gauge(
+    "mailsluice_stream_stopped_until",
+    "Unix time until which a source or DKIM domain is stopped everywhere for a fault of ours",
+    ["kind", "name"],
+    registry=REGISTRY,
+)
 EVENTS = Counter("mailsluice_events_total", "Public events by kind", ["kind"], registry=REGISTRY)
 EDGE_REQUESTS = Counter(
     "mailsluice_edge_requests_total", "Requests at the edge", ["edge", "kind", "status"], registry=REGISTRY

@@ -298,11 +298,13 @@ class Allowance:
     def _limit(self, line: _Line, mono: float, wall: float) -> tuple[float, float, Rate | None]:
         """(valid until mono, valid until wall, the limit or None where shape has set none)."""
         policy = line.policy
-        if policy is None or (line.key[2] == ALL and policy.spent is None and not policy.suspended_until):
+        if policy is None:
             return math.inf, math.inf, None
         if wall < policy.suspended_until:
             stopped = Rate(0.0, 0, policy.per_connection, policy.suspended_until, policy.reason)
             return math.inf, policy.suspended_until, stopped
+        if line.key[2] == ALL and policy.spent is None:
+            return math.inf, math.inf, None
         floor = policy.minimum * self._part
         lease = line.lease
         counted = policy.spent is not None

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agents import Stage
 from agents.shape.budget import Budget
 from agents.shape.check import refused
-from agents.shape.counted import Counted, wide_of, wide_policy
+from agents.shape.counted import Counted, over_all, wide_of, wide_policy
 from agents.shape.day import end_day
 from agents.shape.figures import Limits, Settings
 from agents.shape.leases import Book
@@ -19,6 +19,7 @@ from agents.shape.limit import Key, Limit, restored
 from agents.shape.orders import followed, replanned
 from agents.shape.policy import State, decide
 from agents.shape.policy import fresh as fresh_limit
+from agents.shape.stream import Stop, Streams
 from agents.shape.warm import DAY, WIDE, WIDE_SPAN
 from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
@@ -52,6 +53,7 @@ class Shaper:
     epoch: int = -1
     refusals: int = 0
     stale: int = 0
+    streams: Streams = field(default_factory=Streams)
     counted: Counted = field(default_factory=Counted)
     orders: dict[Key, LaneOrder] = field(default_factory=dict)
     """The newest order on each limit, followed or not."""
@@ -145,7 +147,33 @@ class Shaper:
             self._begin(report, [key for key in new if key not in old], now, mono)
             self.counted.hear(report, now, mono, new)
         facts: list[Fact] = [self._publish(fact, now) for fact in decided]
-        return facts + self._lend(report, keys, now, mono) if delivery else facts
+        if not delivery:
+            return facts
+        for stop in self.streams.add(report, self.settings.providers.keys(), self.settings.sweep, now):
+            facts += self._stop(stop, now)
+        return facts + self._lend(report, keys, now, mono)
+
+    def _stop(self, stop: Stop, now: float) -> list[Fact]:
+        """A fault of ours: the stream sends nothing for a while, and somebody has to look."""
+        until, reason = now + self.settings.sweep.stop, "stopped: " + stop.reason
+        key: Key = (stop.kind, stop.name, stop.provider or ALL)
+        if stop.provider:
+            limit = self.state.get(key)
+            if limit is None or now < limit.suspended_until:
+                return []
+            return self._tell(
+                replace_limit(limit, suspended_until=until, reason=reason), "stop", now, "", stop.sample
+            )
+        was = self.published.get(key)
+        if was is not None and now < was.suspended_until:
+            return []
+        policy = replace(
+            was or over_all(stop.kind, stop.name), suspended_until=until, reason=reason, time=now
+        )
+        return [
+            self._publish(policy, now),
+            self._publish(replace(_decided(policy, "stop", reason), sample=stop.sample[:300]), now),
+        ]
 
     def _begin(self, report: LaneReport, keys: list[Key], now: float, mono: float) -> None:
         """The day of a limit begins with its first mail."""
@@ -189,6 +217,7 @@ class Shaper:
                 facts += self._end_day(self.state[key], now)
         facts += self._over_all(now)
         self.counted.settle(now, mono)
+        self.streams.forget(self.settings.sweep, now)
         self.book.forget(mono)
         # A grace time: whoever reads the lease late must not take its deletion for news.
         over = [key for key, ends in self._leases.items() if ends + 60 < mono]
@@ -231,9 +260,13 @@ class Shaper:
             key: Key = (kind, name, ALL)
             if key not in self.counted.budgets:
                 budget = self.counted.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
-                facts.append(self._publish(wide_policy(kind, name, budget, now), now))
+                policy = wide_policy(kind, name, budget, now)
+                was = self.published.get(key)
+                if was is not None:
+                    policy = replace(policy, suspended_until=was.suspended_until)
+                facts.append(self._publish(policy, now))
         for key, policy in list(self.published.items()):
-            if key[2] == ALL and key[:2] not in wanted:
+            if key[2] == ALL and key[:2] not in wanted and now >= policy.suspended_until:
                 self.counted.budgets.pop(key, None)
                 facts.append(self._publish(replace(policy, spent=None, time=now, reason="grown"), now))
                 del self.published[key]
@@ -253,12 +286,12 @@ class Shaper:
         limit, reason = followed(limit, order, limits, self.settings)
         return self._tell(limit, "order", now, reason)
 
-    def _tell(self, limit: Limit, what: str, now: float, reason: str = "") -> list[Fact]:
+    def _tell(self, limit: Limit, what: str, now: float, reason: str = "", sample: str = "") -> list[Fact]:
         """Keep a changed limit; its policy and the decision behind it."""
         self.state = {**self.state, limit.key: limit}
         self.counted.fit(limit.key, limit)
         fresh = limit.policy(self._limits(limit.key), now)
-        decision = _decided(fresh, what, reason or limit.reason)
+        decision = replace(_decided(fresh, what, reason or limit.reason), sample=sample[:300])
         return [self._publish(fresh, now), self._publish(decision, now)]
 
     def _publish(self, fact: LanePolicy | Decision, now: float) -> LanePolicy | Decision:

@@ -86,8 +86,8 @@ def wide_of(state: Mapping[Key, Limit], settings: Settings) -> set[tuple[Kind, s
     return young - grown
 
 
-def wide_policy(kind: Kind, name: str, budget: Budget, now: float) -> LanePolicy:
-    """The limit over all providers: WIDE messages in any WIDE_SPAN seconds."""
+def over_all(kind: Kind, name: str) -> LanePolicy:
+    """A limit over all providers that limits nothing."""
     return LanePolicy(
         kind=kind,
         name=name,
@@ -96,6 +96,13 @@ def wide_policy(kind: Kind, name: str, budget: Budget, now: float) -> LanePolicy
         minimum=0.0,
         connections=NO_BOUND,
         per_connection=NO_BOUND,
+    )
+
+
+def wide_policy(kind: Kind, name: str, budget: Budget, now: float) -> LanePolicy:
+    """The limit over all providers: WIDE messages in any WIDE_SPAN seconds."""
+    return replace(
+        over_all(kind, name),
         reason=f"in warm-up: {WIDE} in any {WIDE_SPAN / 60:g} minutes over all providers",
         time=now,
         spent=budget.record(now),

@@ -24,6 +24,7 @@ _VERBS = {
     "engaged": "only for those who clicked lately, at",
     "lift": "its gate is open again, at",
     "order": "by order, at",
+    "stop": "stopped, look at it; afterwards",
     "policy": "policy file changed; now",
 }
 

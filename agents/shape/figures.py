@@ -106,6 +106,16 @@ class Sweep:
     """Deliveries that make a day, with feedback, a measured one."""
     traps: int = 3
     """Spam traps reached that freeze growth."""
+    stop_attempts: int = 200
+    """Attempts of a stream (a source or DKIM domain) before a fault of ours can stop it."""
+    stop_share: float = 0.05
+    """Share of them that met a fault of ours, over ``stop_domains`` recipient domains: stopped everywhere."""
+    stop_domains: int = 20
+    stop_whole: float = 0.5
+    """Share at one named provider: stopped there."""
+    stop_window: float = 3600.0
+    stop: float = 4 * 3600.0
+    """Seconds for which a stream is stopped; an operator looks meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

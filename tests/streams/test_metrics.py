@@ -34,6 +34,7 @@ mailsluice_smtp_connections gauge provider,source
 mailsluice_source_unwell gauge source
 mailsluice_stage_busy_seconds counter stage
 mailsluice_stray_partitions gauge stage
+mailsluice_stream_stopped_until gauge kind,name
 mailsluice_suppressions counter reason
 mailsluice_unacknowledged_records gauge stage
 """
