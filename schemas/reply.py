@@ -44,7 +44,7 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
         return bool(self.rule) and not self.rule.startswith(("basic-", "enhanced-"))
 
 
-_URL = re.compile(r"(https?://[^/\s>)\]]{1,200})[^\s>)\]]*")
+_URL = re.compile(r"((?:https?://|www\.)[^/\s>)\]]{1,200})[^\s>)\]]*")
 
 # --- deciding --------------------------------------------------------------------------------------
 
@@ -121,16 +121,19 @@ _Found = tuple[Decision, str, "re.Pattern[str] | None", bool]
 
 def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str) -> _Found:
     tail = enhanced[2:]
+    worded = _URL.sub(r"\1", text) if "://" in text or "www." in text else text
     for one in rules.of(provider, code).for_text(text):
         if one.codes and enhanced not in one.codes and tail not in one.codes:
             continue
-        if one.any and not any(map(text.__contains__, one.any)):
+        rule = one.rule
+        # The path of a link says nothing of an address: help pages are about unknown users and spam alike.
+        look = worded if rule.action in ("suppress", "soft") and not rule.provider else text
+        if one.any and not any(map(look.__contains__, one.any)):
             continue
         if one.none and any(map(text.__contains__, one.none)):
             continue
-        if one.pattern is not None and one.pattern.search(text) is None:
+        if one.pattern is not None and one.pattern.search(look) is None:
             continue
-        rule = one.rule
         names = one.pattern if one.pattern is not None and one.pattern.groups else None
         return (rule.klass, rule.scope, rule.action), rule.name, names, rule.certain
     subject = tail.partition(".")[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import resources
+from itertools import cycle
 
 from agents.enqueue.agent import gather
 from agents.enqueue.policy import Settings as EnqueueSettings
@@ -15,16 +17,18 @@ from agents.sign.keys import new_keys
 from schemas.codec import Record, encode, parse
 from schemas.hosts import MailHosts, MxHost
 from schemas.identity import partition_of
+from schemas.reply import classify, load_rules
+from schemas.reply_rules import fixtures
 from schemas.send import Send
 from streams.ops.bench_load import DOMAIN, DOMAINS, campaign, record, renderer, sends
 
-PARTS = ("dkim", "render", "enqueue")
+PARTS = ("dkim", "render", "enqueue", "replies")
 ROUNDS, ROUND = 7, 0.05
 
 
 def measure(part: str, size: int) -> dict[str, float]:
     """Step -> CPU microseconds. Raises KeyError for a part that is none of PARTS."""
-    steps = {"dkim": _dkim, "render": _render, "enqueue": _enqueue}[part](size)
+    steps = {"dkim": _dkim, "render": _render, "enqueue": _enqueue, "replies": _replies}[part](size)
     return {name: round(_best(step), 2) for name, step in steps.items()}
 
 
@@ -84,4 +88,21 @@ def _enqueue(size: int) -> dict[str, Callable[[], object]]:
         "read and check the send": lambda: gather(raw, settings, 1.7e9),
         "envelope and lane": lambda: accepted(request, found, hosts, settings, 1.7e9),
         "partition": lambda: partition_of(send.to, 8),
+    }
+
+
+def _replies(_size: int) -> dict[str, Callable[[], object]]:
+    """The fixtures of all rules in turn, as providers repeat them: with an address and an id of each mail."""
+    rules = load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
+    said = [reply for rule in rules.rules for reply in fixtures(rule)]
+    mails = [f"{reply} {n}@example.org 4F{n * 7919:010x}" for n in range(4) for reply in said]
+    known, repeated = cycle(mails), cycle(mails)
+
+    def distinct() -> object:
+        rules.known.clear()
+        return classify(rules, next(known))
+
+    return {
+        "read a reply, wording known": lambda: classify(rules, next(repeated)),
+        "read a reply, wording never seen": distinct,
     }

@@ -62,3 +62,11 @@ def test_what_mail_servers_write_around_a_reply_changes_little(before):
     cases = [case for case in labelled("unseen.txt") if not case.asked and case.reply[:1] in "45"]
     wrong = [case for case in cases if classify(RULES, before + case.reply).action not in case.right]
     assert len(wrong) <= 0.05 * len(cases), [case.reply for case in wrong]
+
+
+@pytest.mark.parametrize(
+    "link", ["https://example.net/unknown-user", "www.example.net/no-such-user?q=mailbox+full"]
+)
+def test_words_in_a_link_are_not_about_an_address(link):
+    assert classify(RULES, f"550 Refused, see {link}").action == "hold"
+    assert classify(RULES, f"550 User unknown, see {link}").action == "suppress"
