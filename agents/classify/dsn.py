@@ -179,8 +179,10 @@ def recipients_of(text: str) -> list[Recipient]:
         if "@" not in address:
             address = final if "@" in final else (_typed(given["x-actual-recipient"]) or final or address)
         status = match.group(1) if (match := _CODE.search(given["status"])) else ""
-        action = given["action"].split(" ")[0].strip(";,.").lower()
+        action = _action(given["action"])
         diagnostic = given["diagnostic-code"]
+        if not diagnostic and not status:  # a basic code and words, where an enhanced one belongs
+            diagnostic = given["status"]
         if not (address or action in _ACTIONS) or not (action or status or diagnostic):
             continue
         if action not in _ACTIONS:
@@ -192,6 +194,14 @@ def recipients_of(text: str) -> list[Recipient]:
         other = final if final.lower() != address.lower() else ""
         found.append(Recipient(address, action, status, reply, mta, other))
     return found
+
+
+def _action(value: str) -> str:
+    """The action as RFC 3464 spells it: some say "failure" or "delay"."""
+    said = value.split(" ")[0].strip(";,.").lower()
+    if said.startswith(("fail", "undeliver")):
+        return "failed"
+    return "delayed" if said.startswith("delay") else said
 
 
 def _typed(value: str) -> str:
@@ -219,7 +229,7 @@ _HAS_CODE = re.compile(r"^\W{0,3}[245]\d\d\b")
 def _reply(diagnostic: str, status: str) -> str:
     """The remote host's words; the status goes in front where they hold no code of their own."""
     kind, semicolon, text = diagnostic.partition(";")
-    text = (text if semicolon and len(kind) < 20 else diagnostic).strip()[:LONGEST_REPLY]
+    text = (text if semicolon and len(kind) < 20 else diagnostic).replace("\t", " ").strip()[:LONGEST_REPLY]
     if not status or _HAS_CODE.match(text) or _CODE.search(text[:200]):
         return text or status
     return f"{status} {text}".strip()

@@ -6,6 +6,7 @@ None, and then nothing that follows from the report can suppress anybody.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -110,7 +111,12 @@ def _concerned(recipients: tuple[Recipient, ...], to: str) -> Recipient | None:
     return None
 
 
-_EXPIRED = ("4.4.7", "5.4.7")
+_TELLING = ("4.4.1", "4.4.2", "4.4.7", "5.4.7", "4.2.2", "5.2.2")
+"""Their patience ended, or the mailbox is full: the reporter's own finding, which suppresses nobody at once."""
+_IN_REPLY = re.compile(
+    r"\s{0,3}\(in reply to [^()]{1,60}\)", re.IGNORECASE
+)  # Postfix's words, not the host's
+_CODE = re.compile(r"(?<![\d.])5\d\d[ -]")
 
 
 def meaning_of(who: Recipient, meaning: Classifier, provider: str = "") -> Meaning:
@@ -120,8 +126,9 @@ def meaning_of(who: Recipient, meaning: Classifier, provider: str = "") -> Meani
     says "try again". Where they mean nothing either, the status decides that goes with them.
     """
     failed = who.action == "failed"
-    if failed and who.status in _EXPIRED:
-        said = meaning(who.status, who.mta, provider)  # their patience ended: the words only tell that
+    who = replace(who, reply=_IN_REPLY.sub("", who.reply))
+    if failed and who.status in _TELLING and not _CODE.search(who.reply):
+        said = meaning(who.status, who.mta, provider)  # no host refused it: the words only explain the status
         return replace(said, action=action_of(said, failed))
     said = meaning(who.reply or who.status, who.mta, provider)
     if failed and not said.code and said.permanence == "unknown" and who.reply:

@@ -7,6 +7,7 @@ Nothing may raise, and nothing may take longer than LONGEST; what does is kept i
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from base64 import b64encode
@@ -156,7 +157,7 @@ def fuzz(count: int, seed: int, begin: int = 0, keep: Path | None = None) -> Fou
     """Run ``count`` inputs. What raises or is slow is kept in ``keep`` as ``<number>.eml``."""
     rules, found = read_rules(), Found()
     for number, raw in enumerate(inputs(seed, begin), begin):
-        if found.count == count:
+        if found.count == count or _stopped:
             return found
         start = time.process_time()
         try:
@@ -177,6 +178,9 @@ def fuzz(count: int, seed: int, begin: int = 0, keep: Path | None = None) -> Fou
     return found
 
 
+_stopped: list[int] = []
+
+
 def read_rules() -> Rules:
     """The reply rules that are shipped."""
     return load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
@@ -190,6 +194,8 @@ def main() -> int:
     parser.add_argument("--begin", type=int, default=0, help="number of the first input")
     parser.add_argument("--keep", type=Path, default=Path(".cache/fuzz"))
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a run that is ended tells what it has seen
+        signal.signal(number, lambda received, _frame: _stopped.append(received))
     found = fuzz(options.count, options.seed, options.begin, options.keep)
     print(
         f"{found.count:,} inputs, {len(found.raised)} raised, {len(found.slow)} above {LONGEST * 1000:.0f} ms, "

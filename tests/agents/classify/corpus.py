@@ -40,6 +40,18 @@ STANDARD = [
         ),
     ),
     mail(
+        "postfix-in-reply-to",
+        "bounce",
+        f"{A} suppress",
+        postfix(A, "5.0.0", "550\tunknown user <anna@example.org> (in reply to RCPT TO command)"),
+    ),
+    mail(
+        "postfix-queue-too-long",
+        "bounce",
+        f"{A} soft",
+        postfix(A, "4.4.1", "I'm not going to try again; this message has been in the queue too long."),
+    ),
+    mail(
         "postfix-full",
         "bounce",
         f"{A} soft",

@@ -102,6 +102,10 @@ def test_missing_fields_are_inferred():
         == "5.0.0 no code"
     )
     assert recipients_of("Reporting-MTA: dns; x\n\nsomething else") == []
+    (odd,) = recipients_of(
+        "Final-Recipient: rfc822;a@b.example\nAction: failure\nStatus: 553 Message too big"
+    )
+    assert (odd.action, odd.reply) == ("failed", "553 Message too big")
 
 
 QMAIL = b"""From: MAILER-DAEMON@mail.example.org
