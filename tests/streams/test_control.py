@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents.deliver.allowance import Allowance
 from schemas.codec import decode, encode
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport, Reply
 from streams.control import _record, make_app, policy_of, run_control
 from streams.settings import Settings
@@ -239,6 +239,39 @@ async def test_a_changed_policy_file_is_taken_without_a_restart_and_a_faulty_one
         _, policy = await worker.until(LanePolicy, rate=5.0)
         assert policy.reason == "the policy file has changed"
         await worker.until(Decision, what="policy")
+
+
+async def test_an_order_is_followed_once_with_who_and_why_and_by_the_next_leader_too(
+    embedded_broker: Broker, prefix: str, tmp_path: Path
+):
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[plan.slow]\nday = [100, 140, 196]\n")
+    order = LaneOrder(
+        kind="source",
+        name="127.0.0.11",
+        provider="google",
+        what="day",
+        value=2,
+        who="dana",
+        why="moved",
+        time=5.0,
+    )
+    async with wire(embedded_broker, prefix) as worker:
+        async with control(embedded_broker, prefix, POLICY_OVERRIDE=str(mine)):
+            await worker.until(Leader)
+            await worker.producer.send_and_wait(
+                prefix + "mail-lane-policy", encode(order), key=order.key, headers=[("type", b"lane_order")]
+            )
+            _, policy = await worker.until(LanePolicy, plan="slow")
+            _, why = await worker.until(Decision, what="order")
+            assert (policy.step, policy.spent.per_day, policy.minimum) == (1, 140, 0.0)
+            assert why.reason == "day 2 of slow: 140 a day, 28 an hour (ordered by dana: moved)"
+        seen = worker.facts[-1][0]
+        async with control(embedded_broker, prefix, POLICY_OVERRIDE=str(mine)):
+            second, _ = await worker.until(Leader, since=seen + 1)
+            _, again = await worker.until(LanePolicy, since=second)
+            assert (again.plan, again.step, again.ordered) == ("slow", 1, 5.0)
+            assert worker.all(Decision, since=second) == []
 
 
 def test_faust_runs_with_what_has_bitten_turned_off():

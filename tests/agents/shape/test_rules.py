@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from agents.shape.limit import Limit
 from agents.shape.policy import SIGNER_SCOPES, SOURCE_SCOPES
+from agents.shape.react import react
 from agents.shape.rules import BadPolicy, parse_policy
+from schemas.lane_report import Reply
 from schemas.lanes import LANES
+from schemas.reply import classify
+from schemas.reply_rules import fixtures, read_rules
 
 SHAPE = Path(__file__).parents[3] / "agents" / "shape"
 GOOD = """
@@ -224,3 +229,37 @@ def test_no_plan_doubles_and_every_plan_named_is_there(text, fault):
     with pytest.raises(BadPolicy) as caught:
         parse_policy(GOOD + text)
     assert fault in str(caught.value)
+
+
+def _fixtures() -> list[tuple[str, str, str, str]]:
+    """(provider, rule, class, scope) of every reply that the shipped rules are shown."""
+    rules = read_rules((SHAPE.parents[1] / "schemas" / "replies.toml").read_text())
+    found = set()
+    for rule in rules.rules:
+        for reply in fixtures(rule):
+            for provider in rule.provider or ("small.example",):
+                meaning = classify(rules, reply, provider=provider)
+                if meaning.scope in SOURCE_SCOPES | SIGNER_SCOPES:
+                    found.add((provider, meaning.rule, meaning.klass, meaning.scope))
+    return sorted(found)
+
+
+def test_every_shipped_reaction_fires_on_its_own_fixtures_and_on_no_others():
+    """Each fixture of replies.toml, as often as the reaction wants it: only what names it reacts."""
+    settings = parse_policy((SHAPE / "policy.toml").read_text())
+    fired: set[str] = set()
+    limits = settings.default
+    for provider, rule, klass, scope in _fixtures():
+        key = ("dkim" if scope in SIGNER_SCOPES else "source", "s", provider)
+        reply = Reply(klass=klass, action="slow", scope=scope, rule=rule, count=50)
+        # A reaction that takes the reply may stand behind another one: each is tried alone.
+        for reaction in settings.reactions:
+            limit = Limit(key, 1.0, 1000.0, reason="x")
+            after, what, _ = react(limit, [reply], limits, (reaction,), 1000.0)
+            named = any(fnmatchcase(rule, want) for want in reaction.rules) or klass in reaction.classes
+            wanted = named and (not reaction.providers or provider in reaction.providers)
+            assert bool(what) == wanted, (reaction.name, provider, rule)
+            if what:
+                fired.add(reaction.name)
+                assert after.reason.startswith(reaction.name)
+    assert fired == {reaction.name for reaction in settings.reactions}
