@@ -22,6 +22,11 @@ KNOWN = 8192
 """Wordings whose meaning is remembered: providers say the same few things, with other ids."""
 
 
+def known_to_a_rule(rule: str) -> bool:
+    """Whether ``rule`` of a Meaning (or of an event that keeps it) is one that knew the wording."""
+    return bool(rule) and not rule.startswith(("basic-", "enhanced-"))
+
+
 class Meaning(msgspec.Struct, frozen=True, gc=False):
     """``klass`` as listed in replies.toml (wire name ``class``); ``rule``: what decided, a stable name.
 
@@ -41,7 +46,7 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     @property
     def classified(self) -> bool:
         """Whether a rule knew the wording, not only the code: the others are there to be reviewed."""
-        return bool(self.rule) and not self.rule.startswith(("basic-", "enhanced-"))
+        return known_to_a_rule(self.rule)
 
 
 _URL = re.compile(r"((?:https?://|www\.)[^/\s>)\]]{1,200})[^\s>)\]]*")

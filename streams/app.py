@@ -49,7 +49,7 @@ from schemas.gate import until_of
 from schemas.ladder import Rung
 from schemas.mail import NOW
 from schemas.outcome import Outcome
-from schemas.reply import Meaning, Rules, classify, load_rules
+from schemas.reply import Meaning, Rules, classify, known_to_a_rule, load_rules
 from schemas.suppression import Suppression
 from schemas.token import Tokens
 from schemas.topology import Topology
@@ -489,6 +489,7 @@ class Meanings:
 # ``labels`` takes a lock and checks its arguments each time.
 _counter: Callable[..., Any] = functools.cache(metrics.OUTCOMES.labels)
 _security: Callable[..., Any] = functools.cache(metrics.SECURITY.labels)
+_unclassified: Callable[..., Any] = functools.cache(metrics.UNCLASSIFIED.labels)
 _attempt: Callable[..., Any] = functools.cache(metrics.ATTEMPT_SECONDS.labels)
 _age: Callable[..., Any] = functools.cache(metrics.DELIVERY_AGE.labels)
 
@@ -502,6 +503,10 @@ def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
     if outcome.state == "delivered":
         _security(provider, outcome.security).inc()
     _counter(provider, outcome.source, outcome.state, outcome.klass).inc()
+    if outcome.klass == "unclassified" or (
+        outcome.rule and outcome.klass != "accepted" and not known_to_a_rule(outcome.rule)
+    ):
+        _unclassified(provider).inc()
     if outcome.seconds:
         _attempt(provider).observe(outcome.seconds)
     if outcome.state == "delivered" and age:

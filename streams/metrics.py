@@ -77,6 +77,12 @@ OUTCOMES = Counter(
     ["provider", "source", "state", "klass"],
     registry=REGISTRY,
 )
+UNCLASSIFIED = Counter(
+    "mailsluice_replies_unclassified_total",
+    "Replies whose wording no rule knows: only their code decided (mailsluice classify --cluster groups them)",
+    ["provider"],
+    registry=REGISTRY,
+)
 SECURITY = Counter(
     "mailsluice_delivered_security_total",
     "Mails delivered by what their connection was worth: clear, broken, encrypted, verified, sts, dane",

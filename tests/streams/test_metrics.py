@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
+from schemas.outcome import Outcome
 from streams import metrics
+from streams.app import observe_outcome
 
 CATALOGUE = """
 mailsluice_attempt_seconds histogram provider
@@ -29,6 +32,7 @@ mailsluice_records_in counter stage,topic
 mailsluice_records_in_work gauge stage
 mailsluice_records_out counter stage,topic
 mailsluice_repeats counter gate
+mailsluice_replies_unclassified counter provider
 mailsluice_retries counter stage
 mailsluice_smtp_connections gauge provider,source
 mailsluice_source_unwell gauge source
@@ -66,3 +70,21 @@ def test_no_other_module_makes_a_metric():
                 text = source.read_text()
                 for kind in ("Counter", "Gauge", "Histogram", "Summary"):
                     assert not ("prometheus_client" in text and f" {kind}(" in text), source
+
+
+@pytest.mark.parametrize(
+    ("klass", "rule", "counted"),
+    [
+        ("refused", "basic-550", 1),
+        ("unclassified", "", 1),
+        ("unknown_user", "no-such-user", 0),
+        ("accepted", "basic-250", 0),
+        ("", "", 0),
+    ],
+)
+def test_replies_that_no_rule_knows_are_counted(klass, rule, counted):
+    before = metrics.UNCLASSIFIED.labels("google")._value.get()
+    observe_outcome(
+        Outcome(id="1", attempt=1, state="bounced", provider="google", klass=klass, rule=rule), 0, 0
+    )
+    assert metrics.UNCLASSIFIED.labels("google")._value.get() - before == counted
