@@ -53,8 +53,8 @@ def onto_ladder(
 def off_ladder(headers: Headers) -> Headers:
     """The headers without what the ladder set."""
     found = dict(headers)
-    found.pop("next", None)
-    found.pop("due", None)
+    for name in ("next", "due", "held"):
+        found.pop(name, None)
     return found
 
 

@@ -26,6 +26,9 @@ change what they must, so that nobody parses a body to route it.
 ``reply``      what the last attempt was told, at most 500 characters; absent before the second
 ``from``       the source that greylisting knows the mail from: it is tried from there first; else absent
 ``next``       on the ladder: the topic that the record goes to when due; ``due`` Unix seconds
+``held``       on the ladder: for whose pause it waits (campaign | tenant | lane); absent = for its time
+``tried``      the source of the last attempt, from the second attempt on
+``sources``    sources by which alone it may leave, separated by commas (`queue move`); absent = any
 ``traceparent``  W3C trace context, passed on as it came
 =============  =============================================================================
 

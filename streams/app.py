@@ -22,6 +22,7 @@ from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import Networks, connect
 from agents.deliver.connect import Settings as ConnectSettings
 from agents.deliver.delivery import BadDelivery, Delivery, read_delivery
+from agents.deliver.holds import Holds
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
 from agents.deliver.row import newer, reduce_outcome
@@ -46,6 +47,7 @@ from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
 from schemas.gate import until_of
+from schemas.hold import Command, Hold
 from schemas.ladder import Rung
 from schemas.mail import NOW
 from schemas.outcome import Outcome
@@ -307,7 +309,6 @@ class App:
         allowance = Allowance(
             worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
         )
-        await self._follow_policy(allowance)
         networks = Networks.parse(settings.deliver_networks)
         delivery = delivery_of(settings)
         sources = delivery.sources
@@ -315,6 +316,8 @@ class App:
             sources = Sources.at(settings.deliver_sources)
         sts = Sts(self._resolver, networks.allow, self.clock, path=settings.state / stage.name / "sts.sqlite")
         self._last.append(sts.close)
+        holds = Holds()
+        await self._follow_policy(allowance, holds)
         where = ConnectSettings(
             hostname=settings.deliver_hostname or socket.getfqdn(),
             port=settings.deliver_port,
@@ -360,6 +363,7 @@ class App:
             monotonic=time.monotonic,
             random=random.random,
             observe=observe_outcome,
+            holds=holds,
         )
         self._every(1.0, agent.tick)
         self._every(1.0, lambda: source_gauges(agent.feeds.unwell, sources.names, time.monotonic()))
@@ -368,7 +372,7 @@ class App:
         self._last.append(lambda: agent.stop(settings.deliver_drain))
         return WithViews(agent, [suppressions])
 
-    async def _follow_policy(self, allowance: Allowance) -> None:
+    async def _follow_policy(self, allowance: Allowance, holds: Holds) -> None:
         follower = await self._common_follower()
 
         def feed(messages: Sequence[Any]) -> None:
@@ -385,7 +389,11 @@ class App:
                     headers_from(message.headers),
                 )
                 try:
-                    allowance.feed(message.offset, decode(record, "lane_policy"))
+                    fact = decode(record, "lane_policy")
+                    if isinstance(fact, Hold):
+                        holds.feed(fact)
+                    elif not isinstance(fact, Command):
+                        allowance.feed(message.offset, fact)
                 except Malformed as error:
                     log.error("mail-lane-policy@%d cannot be read: %s", message.offset, error)
 

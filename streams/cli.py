@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("streams.ops.send:send", "Publish a campaign and a send for each row of a CSV file."),
     "warmup": ("streams.ops.warmup:warmup", "Warm-up: the plans, who stands where, and your word on it."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
+    "campaign": ("streams.ops.campaign:campaign", "Pause, resume or cancel a campaign on its way."),
+    "tenant": ("streams.ops.campaign:tenant", "The same for all mail of a tenant,"),
+    "lane": ("streams.ops.campaign:lane", "for all mail to a provider,"),
+    "source": ("streams.ops.campaign:source", "and for a sending address."),
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),
     "suppress": (

@@ -30,6 +30,7 @@ from agents.shape.agent import Fact, Shaper
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
+from schemas.hold import Command, Hold
 from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 from streams import probes, seldom
@@ -179,6 +180,8 @@ class Control:
                 fact = decode(_record(message), "lane_policy")
             except Malformed as error:
                 log.warning("%s offset %d cannot be read: %s", POLICY, message.offset, error)
+                continue
+            if isinstance(fact, Hold | Command):  # operators write here too: deliver reads those
                 continue
             if isinstance(fact, LaneOrder):
                 self.order(fact)

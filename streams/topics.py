@@ -65,7 +65,13 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic("mail-outcomes", "outcome", "the journal of gate two"),
     Topic("mail-screen-log", "gate", "changelog of gate one", kept="compact"),
-    Topic("mail-lane-policy", "lane_policy", "limits, leases, decisions", 1, "compact"),
+    Topic(
+        "mail-lane-policy",
+        "lane_policy",
+        "limits, leases, decisions, holds and commands of operators",
+        1,
+        "compact",
+    ),
     Topic("mail-lane-reports", "lane_report", "one sum a second per worker, lane and source", 1),
     Topic(
         "mail-inbound", "inbound", "raw DSNs, reports and replies from the SMTP edge", dlq="mail-inbound-dlq"

@@ -13,6 +13,7 @@ from agents.deliver.allowance import Allowance
 from agents.deliver.attempt import Attempt
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.feed import Feed, Feeds
+from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.journal import Journal
 from agents.deliver.policy import Settings, come_back, gate, retry_delay, says_never, state_of
@@ -100,9 +101,12 @@ class Deliver:
         monotonic: Callable[[], float],
         random: Callable[[], float],
         observe: Callable[[Outcome, float, int], None] = lambda _outcome, _age, _repeat: None,
+        holds: Holds | None = None,
     ) -> None:
         """``meaning(reply, mx, phase, provider)``. ``fresh(epoch)``: the assignment is still ours.
-        ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``."""
+        ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``.
+        ``holds`` is kept up to date by somebody, like ``campaigns``."""
+        self._holds = holds or Holds()
         self._settings = settings
         self._suppressions, self._campaigns, self._hosts = suppressions, campaigns, hosts
         self._policies = policies
@@ -132,6 +136,7 @@ class Deliver:
             crowded=self._crowded,
             clock=clock,
             monotonic=monotonic,
+            holds=self._holds,
         )
 
     # -- ownership
@@ -192,6 +197,8 @@ class Deliver:
         ticket = mail.ticket
         if mail.id in self._mails:
             # Before the row: an outcome that nobody has acknowledged yet must not cost us this copy.
+            if mail.verdict:
+                self._overtaken(self._mails[mail.id], mail)
             self._aside(mail, self._rungs[0].seconds, reserved=False)
             return
         raw = state.get(mail.id.encode())
@@ -216,6 +223,18 @@ class Deliver:
             self._end(mail, self._outcome(mail, "expired", "before_attempt"))
         else:
             self._route(mail)
+
+    def _overtaken(self, waiting: Mail, by: Mail) -> None:
+        """A verdict (``queue expire``) finds its mail waiting in our queue: that ends now, not at its turn.
+
+        The verdict itself waits on the shortest rung: should we die before the outcome is acknowledged, it
+        is still there."""
+        if waiting.stage == "waiting" and by.attempt >= waiting.attempt:
+            record = by.ticket.record
+            self._end(
+                waiting,
+                self._outcome(waiting, by.verdict, record.text("reason"), detail=record.text("detail")),
+            )
 
     def _route(self, mail: Mail) -> None:
         hosts = self._hosts.cached(mail.domain)
@@ -265,15 +284,21 @@ class Deliver:
         return mail.partition not in self._closing and self._fresh(mail.epoch)
 
     def _before(self, mail: Mail) -> bool:
-        """The last look, just before MAIL: expiry, campaign, suppressions. False: the mail has ended."""
+        """The last look, just before MAIL: expiry, campaign, holds, suppressions. False: the mail has ended."""
         now = self._clock()
         campaign = self._campaigns.get(f"{mail.tenant}/{mail.campaign}")
+        tenant = self._holds.tenant(mail.tenant)
         if mail.expires and mail.expires <= now:
             self._end(mail, self._outcome(mail, "expired", "in_lane"))
         elif campaign is not None and campaign.state == "cancelled":
             self._end(mail, self._outcome(mail, "cancelled", "campaign_cancelled"))
+        elif tenant == "cancelled" or self._holds.lane(mail) == "cancelled":
+            what = "tenant" if tenant == "cancelled" else "lane"
+            self._end(mail, self._outcome(mail, "cancelled", f"{what}_cancelled"))
         elif campaign is not None and campaign.state == "paused":
-            self._aside(mail, self._rungs[1].seconds)
+            self._aside(mail, self._rungs[1].seconds, held="campaign")
+        elif tenant == "paused":
+            self._aside(mail, self._rungs[1].seconds, held="tenant")
         else:
             for _, value in self._suppressions(mail.partition).scan(mail.to.encode() + b"|"):
                 row = parse(value, Suppression)
@@ -482,6 +507,8 @@ class Deliver:
         if outcome.klass == "greylist" and mail.source:
             headers["from"] = b"" if mail.source == "default" else mail.source.encode()
         headers["reply"] = outcome.reply[:LAST].encode("utf-8", "replace")
+        if mail.source:
+            headers["tried"] = mail.source.encode()
         ladder = self._ladder(mail, headers, due, now)
         self.journal.emit(
             mail, ladder, lambda: self.journal.write(mail, state, outcome, lambda: self._release(mail))
@@ -510,8 +537,8 @@ class Deliver:
             mail.ticket_done = True
             mail.ticket.done()
 
-    def _aside(self, mail: Mail, delay: float, reserved: bool = True) -> None:
-        """Onto the ladder with the same attempt: waiting for a turn is not an attempt."""
+    def _aside(self, mail: Mail, delay: float, reserved: bool = True, held: str = "") -> None:
+        """Onto the ladder with the same attempt: waiting for a turn is not an attempt. ``held``: for whose pause."""
         if mail.intended:
             # The same attempt would be taken for one that was sent.
             self._unsent(mail, "aside", "not sent: it waits for its turn")
@@ -520,12 +547,15 @@ class Deliver:
         if reserved:
             self._mails.pop(mail.id, None)
         if not mail.ticket_done:  # else its copy is on the ladder already
-            self._copy(mail, delay)
+            self._copy(mail, delay, held)
 
-    def _copy(self, mail: Mail, delay: float) -> None:
+    def _copy(self, mail: Mail, delay: float, held: str = "") -> None:
         """The record as it is onto the ladder; its own ticket is done."""
         now = self._clock()
-        mail.ticket.emit(self._ladder(mail, dict(mail.ticket.record.headers), now + delay, now))
+        headers = dict(mail.ticket.record.headers)
+        if held:
+            headers["held"] = held.encode()
+        mail.ticket.emit(self._ladder(mail, headers, now + delay, now))
         mail.ticket_done = True
         mail.ticket.done()
 
@@ -567,7 +597,8 @@ class Deliver:
                     feed.next_turn = max(feed.next_turn, now) + turn
                     # Its turn by today's rate, but looked at again soon: the rate may have grown meanwhile.
                     turn = min(feed.next_turn - now, self._rungs[1].seconds)
-                    self._aside(mail, max(self._rungs[0].seconds, turn))
+                    held = "lane" if self._holds.lane(mail) == "paused" else ""
+                    self._aside(mail, max(self._rungs[0].seconds, turn), held=held)
                 else:
                     break
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import ConnectFailed
+from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.pool import Limits, MxHost, Pool
 from agents.deliver.smtp import Session
@@ -26,6 +27,8 @@ PAUSE = 0.3
 """Seconds between the end of a connection and another that fills the limit: the provider may see them cross."""
 UNWELL = 30.0
 """Seconds for which a source is left alone that could not be used: its address is not ours, its proxy is down."""
+HELD = 0.25
+"""Seconds until a feed whose lane an operator has paused looks again."""
 AT_ONCE = 2
 """Connections that a feed opens at the same time: what is refused is then one, not many."""
 
@@ -93,6 +96,7 @@ class Feeds:
         crowded: Callable[[Mail, ConnectFailed, str], None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        holds: Holds | None = None,
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
         and campaign; False when that ended the mail. ``intend(mail)``: True where something must be journaled
@@ -103,7 +107,7 @@ class Feeds:
         self.unwell: dict[str, float] = {}
         """Sources that could not be used: until when others send (monotonic seconds)."""
         self._clear, self._before, self._unreachable, self._intend = clear, before, unreachable, intend
-        self._crowded = crowded
+        self._crowded, self._holds = crowded, holds or Holds()
         self._clock, self._monotonic = clock, monotonic
         self.feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,7 +130,8 @@ class Feeds:
 
     def pace(self, feed: Feed, dkim: str) -> float:
         """Messages a second that the feed may send now, from all sources."""
-        return sum(self.rate(feed, source, dkim).rate for source in self._sources)
+        usable = (source for source in self._sources if not self._holds.source(source or "default"))
+        return sum(self.rate(feed, source, dkim).rate for source in usable)
 
     def freed(self, session: Session, mail: Mail) -> None:
         """The mail's session has nothing to do: the next mail for the same hosts, or back to the pool."""
@@ -173,6 +178,9 @@ class Feeds:
             if not self._before(mail):
                 feed.pop(mail)
                 continue
+            if self._holds.lane(mail) == "paused":
+                # It waits where it is: Kafka holds the lane's mail. What expires or is cancelled leaves.
+                return self._later(feed, HELD)
             wait = self._try(feed, mail, now)
             if wait is not None:
                 # 0: no connection is free; the next one that is comes back here by itself.
@@ -186,6 +194,9 @@ class Feeds:
             name = source or "default"
             if self.unwell and self.unwell.get(source, 0.0) > now:
                 least = min(least or 1.0, self.unwell[source] - now, 1.0)
+                continue
+            if self._holds.source(name):
+                least = min(least or HELD, HELD)
                 continue
             rate = self._allowance.rate(feed.key, name, mail.dkim, now, self._clock())
             if rate.rate <= 0 or rate.connections <= 0:
@@ -229,6 +240,8 @@ class Feeds:
         found = [*first[n:], *first[:n], *rest[m:], *rest[:m]]
         if mail.barred:
             found = [name for name in found if name not in mail.barred] or found
+        if mail.sources:  # an operator moved it to these: as far as this worker has them
+            found = [name for name in found if (name or "default") in mail.sources] or found
         if mail.prefers in found:  # greylisting knows us by our address
             found.remove(mail.prefers)
             found.insert(0, mail.prefers)

@@ -26,7 +26,7 @@ class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
     ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
-    ours any more, or it waits on the ladder). ``verdict``: the outcome that a verdict names, else empty.
+    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``verdict``: the outcome that a verdict names, else empty.
     """
 
     __slots__ = (
@@ -62,6 +62,7 @@ class Mail:
         "shared",
         "site",
         "source",
+        "sources",
         "stage",
         "stream",
         "tenant",
@@ -114,6 +115,7 @@ class Mail:
         self.requires: tuple[Requirement, ...] = ()
         self.site: Hashable = ()
         self.source = ""
+        self.sources = tuple(filter(None, record.text("sources").split(",")))
         self.stage = "waiting"
         self.intended = False
         self.ticket_done = False

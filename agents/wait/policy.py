@@ -78,6 +78,7 @@ def onward(record: Record, slip: Slip, state: str, settings: Settings, now: floa
         rung = next((r for r in settings.rungs if r.name == settings.paused), settings.rungs[0])
         due = min(now + rung.seconds, slip.expires or now + rung.seconds)
         _, headers = onto_ladder(record.headers, slip.next, due, now, settings.rungs)
+        headers["held"] = b"campaign"
         return rung.topic, headers
     return onto_ladder(record.headers, slip.next, due, now, settings.rungs)
 

@@ -17,6 +17,7 @@ from agents import Out
 from agents.classify.agent import Classify
 from agents.classify.book import SqliteBook
 from agents.deliver.allowance import Allowance
+from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.row import newer, read_row, reduce_outcome
 from agents.enqueue.campaigns import CheckCampaigns
@@ -273,6 +274,14 @@ async def deliver_reads_policy(_: Path) -> None:
         assert allowance.take("google", "192.0.2.10", "acme.test", 100.5, NOW) >= 0.0
 
 
+async def deliver_reads_holds(_: Path) -> None:
+    holds = Holds()
+    for path in examples_of("hold"):
+        holds.feed(read(path))
+    assert (holds.tenant("acme"), holds.tenant("other")) == ("paused", "active")
+    assert not holds.source("192.0.2.10")
+
+
 TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("campaigns", "campaign"): campaigns_reads_campaigns,
     ("enqueue", "send"): enqueue_reads_sends,
@@ -285,6 +294,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("deliver", "outcome"): deliver_reads_outcomes,
     ("deliver", "suppression"): deliver_reads_suppressions,
     ("deliver", "lane_policy"): deliver_reads_policy,
+    ("deliver", "hold"): deliver_reads_holds,
     ("wait", "mail"): wait_reads_mail,
     ("classify", "outcome"): classify_reads_outcomes,
     ("classify", "engagement"): classify_reads_engagement,
@@ -308,7 +318,7 @@ def test_no_stage_is_left_out() -> None:
 
 
 def test_no_event_is_left_out() -> None:
-    read_by_stages = {event for _, event in TABLE} | set(FACTS) | {"contact"}
+    read_by_stages = {event for _, event in TABLE} | set(FACTS) | {"contact", "command"}
     assert {name for name, _ in registered()} - read_by_stages == {
         "topology"
     }  # workers check it at their start
