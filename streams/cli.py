@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("streams.ops.send:send", "Publish a campaign and a send for each row of a CSV file."),
     "warmup": ("streams.ops.warmup:warmup", "Warm-up: the plans, who stands where, and your word on it."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
+    "queue": ("streams.ops.queue:queue", "What waits; bring it forward, end it, move it; who steered what."),
     "campaign": ("streams.ops.campaign:campaign", "Pause, resume or cancel a campaign on its way."),
     "tenant": ("streams.ops.campaign:tenant", "The same for all mail of a tenant,"),
     "lane": ("streams.ops.campaign:lane", "for all mail to a provider,"),

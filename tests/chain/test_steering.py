@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 
 import pytest
 from click.testing import CliRunner
 
 from streams.cli import main
+from streams.lab.control import tell
 from streams.ops.campaign import change_campaign, change_hold
 from tests.support.stories import Story
 
@@ -134,6 +136,65 @@ async def test_workers_killed_while_mail_is_paused_and_brought_back_lose_and_rep
         theirs = await story.theirs()
         assert found.counts["delivered"] == 300, (found.as_dict(), counts, story.logs())
         assert (theirs["distinct"], theirs["duplicates"]) == (300, 0)
+
+
+@pytest.mark.timeout(120)
+async def test_mail_on_the_ladder_is_brought_forward_moved_and_ended(embedded_broker, prefix, tmp_path):
+    async with world(embedded_broker, prefix, tmp_path, rungs=(15.0, 30.0, 60.0, 120.0)) as story:
+        settings = story.scene.settings
+        host, _, port = story.scene.world["control"].rpartition(":")
+        tell(
+            (host, int(port)),
+            "fault",
+            provider="small",
+            phase="rcpt",
+            act="reply",
+            text="451 4.3.0 later",
+            count=-1,
+            kept=False,
+        )
+        await story.campaign("a")
+        await story.campaign("b")
+        await story.send(*people(20, "small.test"), campaign="a")
+        await story.send(*people(10, "tiny.test"), campaign="b")
+        deferred = await story.until(
+            "mail-outcomes", lambda r: sum(b'"deferred"' in m.value for m in r) == 30
+        )
+        tell((host, int(port)), "clear", provider="small")
+        listed = json.loads((await asyncio.to_thread(_call, settings, "queue", "list", "--json")).output)
+        assert {row["name"]: row["ladder"] for row in listed["rows"]} == {"default/a": 20, "default/b": 10}
+
+        why = ("--why", "they are up again", "--who", "ops")
+        told = await asyncio.to_thread(_call, settings, "queue", "expire", "--campaign", "b", "--json", *why)
+        assert json.loads(told.output)["copied"] == 10, told.output
+        told = await asyncio.to_thread(
+            _call, settings, "queue", "move", "--domain", "small.test", "--to-lane", "gmx", "--json", *why
+        )
+        assert json.loads(told.output)["copied"] == 20, told.output
+        told = await asyncio.to_thread(_call, settings, "queue", "retry-now", "--domain", "small.test", *why)
+        assert "20 mails go on now" in told.output
+        found = await story.settled(30, 30)
+        outcomes = [json.loads(m.value) for m in await story.records("mail-outcomes")]
+        ends = {o["id"]: o for o in outcomes if o["state"] in ("delivered", "expired")}
+        assert len(ends) == 30
+        due = {
+            o["id"]: o["next_at"] for o in (json.loads(m.value) for m in deferred) if o["state"] == "deferred"
+        }
+        assert all(o["time"] < due[id] for id, o in ends.items()), "the ladder brought it, not the command"
+        assert {o["lane"].removesuffix("-now") for o in ends.values() if o["state"] == "delivered"} == {
+            "mail-lane-gmx"
+        }
+        await asyncio.sleep(max(0.0, max(due.values()) - time.time()) + 2)  # the originals wake
+        theirs = await story.theirs()
+        assert (found.counts["delivered"], found.counts["expired"]) == (20, 10), (
+            found.as_dict(),
+            story.logs(),
+        )
+        assert (theirs["distinct"], theirs["duplicates"]) == (20, 0)
+        log = json.loads((await asyncio.to_thread(_call, settings, "queue", "log", "--json")).output)
+        assert [(c["what"], c["who"], c["done"]) for c in log] == [
+            (f"queue {what}", "ops", True) for what in ("expire", "move", "retry-now")
+        ]
 
 
 def _call(settings, *arguments):
