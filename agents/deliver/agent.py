@@ -137,6 +137,7 @@ class Deliver:
             clock=clock,
             monotonic=monotonic,
             holds=self._holds,
+            weight=self._weight,
         )
 
     # -- ownership
@@ -235,6 +236,11 @@ class Deliver:
                 waiting,
                 self._outcome(waiting, by.verdict, record.text("reason"), detail=record.text("detail")),
             )
+
+    def _weight(self, mail: Mail) -> float:
+        """Priorities 0 to 9 share as 1 to 10 do."""
+        campaign = self._campaigns.get(f"{mail.tenant}/{mail.campaign}")
+        return 1.0 + (campaign.priority if campaign is not None else 5)
 
     def _route(self, mail: Mail) -> None:
         hosts = self._hosts.cached(mail.domain)
@@ -582,17 +588,18 @@ class Deliver:
         self.reports.send(self._mails.values(), len(self._state), self._pool)
 
     def _sweep(self, feed: Feed, now: float, wall: float) -> None:
-        # Sorted by arrival: the first mail that is neither expired nor impatient ends the look.
-        for queue in (feed.urgent, feed.bulk):
-            for _ in range(len(queue)):
-                mail = queue[0]
+        # Sorted by arrival: the first mail that is neither expired nor impatient ends the look at a campaign.
+        flows = [(queue, flow) for queue in (feed.urgent, feed.bulk) for flow in queue.flows()]
+        for queue, flow in flows:
+            while flow:
+                mail = flow[0]
                 if mail.stage != "waiting":
-                    queue.popleft()
+                    queue.drop(flow)
                 elif mail.expires and mail.expires <= wall:
-                    queue.popleft()
+                    queue.drop(flow)
                     self._end(mail, self._outcome(mail, "expired", "in_lane"))
                 elif mail.shared and now - mail.queued > self._settings.patience and len(queue) > 1:
-                    queue.popleft()
+                    queue.drop(flow)
                     turn = 1.0 / max(0.1, self.feeds.pace(feed, mail.dkim))
                     feed.next_turn = max(feed.next_turn, now) + turn
                     # Its turn by today's rate, but looked at again soon: the rate may have grown meanwhile.

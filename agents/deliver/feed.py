@@ -7,11 +7,12 @@ Everything is event-driven: ``pump`` runs when a mail comes, a session becomes f
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
-from agents.deliver.allowance import Allowance, Rate
+from agents.deliver.allowance import Allowance, Rate, TokenBucket
 from agents.deliver.connect import ConnectFailed
+from agents.deliver.fair import FairQueue
 from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.pool import Limits, MxHost, Pool
@@ -27,6 +28,10 @@ PAUSE = 0.3
 """Seconds between the end of a connection and another that fills the limit: the provider may see them cross."""
 UNWELL = 30.0
 """Seconds for which a source is left alone that could not be used: its address is not ours, its proxy is down."""
+RESERVE = 0.1
+"""Share of a feed's rate that bulk mail leaves to transactional mail, where there is some."""
+RESERVED = 60.0
+"""Seconds after the last transactional mail of a feed for which that is so: else the share would be wasted."""
 HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
 AT_ONCE = 2
@@ -36,10 +41,14 @@ AT_ONCE = 2
 class Feed:
     """The mails for one provider or site."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, weight: Callable[[Mail], float] = lambda mail: 1.0) -> None:
         self.key = key
-        self.urgent: deque[Mail] = deque()
-        self.bulk: deque[Mail] = deque()
+        self.urgent = FairQueue(weight)
+        self.bulk = FairQueue(weight)
+        self.urgent_at = float("-inf")
+        """When the last transactional mail came."""
+        self.paces: dict[tuple[str, str], TokenBucket] = {}
+        """By source and DKIM domain: how fast bulk mail may go beside transactional mail."""
         self.opening = 0
         self.failed_until = 0.0
         """Nobody at ``failed_site`` answered: it is not tried before (monotonic seconds)."""
@@ -62,17 +71,30 @@ class Feed:
     def head(self) -> Mail | None:
         """The next mail that still waits."""
         for queue in (self.urgent, self.bulk):
-            while queue:
-                if queue[0].stage == "waiting":
-                    return queue[0]
-                queue.popleft()
+            mail = queue.head()
+            if mail is not None:
+                return mail
         return None
 
     def pop(self, mail: Mail) -> None:
         """Take the head off."""
-        queue = self.urgent if mail.urgent else self.bulk
-        if queue and queue[0] is mail:
-            queue.popleft()
+        (self.urgent if mail.urgent else self.bulk).pop(mail)
+
+    def reserve(self, mail: Mail, source: str, rate: float, now: float) -> float:
+        """Seconds that a mail has to leave to the transactional mail of its feed."""
+        if mail.urgent or now - self.urgent_at > RESERVED:
+            return 0.0
+        pace = self.paces.get((source, mail.dkim))
+        if pace is None:
+            pace = self.paces[(source, mail.dkim)] = TokenBucket(rate * (1 - RESERVE), now - 1.0 / rate)
+        pace.set_rate(rate * (1 - RESERVE), now)
+        return pace.wait(now)
+
+    def taken(self, mail: Mail, source: str, now: float) -> None:
+        """The mail goes: it counts against the share of bulk mail."""
+        pace = self.paces.get((source, mail.dkim))
+        if pace is not None and not mail.urgent and now - self.urgent_at <= RESERVED:
+            pace.spend()
 
     def put_back(self, mail: Mail) -> None:
         """It comes first again."""
@@ -97,11 +119,14 @@ class Feeds:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         holds: Holds | None = None,
+        weight: Callable[[Mail], float] = lambda mail: 1.0,
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
         and campaign; False when that ended the mail. ``intend(mail)``: True where something must be journaled
         before it starts; ``launch`` follows. ``unreachable``: no connection could be made for this mail;
-        ``crowded``: the provider takes no further one from that source (which may have others open)."""
+        ``crowded``: the provider takes no further one from that source (which may have others open).
+        ``weight(mail)``: the share of its campaign among its tenant's."""
+        self._weight = weight
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
         self._choice, self._sources = sources, sources.names
         self.unwell: dict[str, float] = {}
@@ -117,8 +142,10 @@ class Feeds:
         """Queue a mail whose hosts are known."""
         feed = self.feeds.get(key)
         if feed is None:
-            feed = self.feeds[key] = Feed(key)
+            feed = self.feeds[key] = Feed(key, self._weight)
         mail.feed = feed
+        if mail.urgent:
+            feed.urgent_at = self._monotonic()
         (feed.urgent if mail.urgent else feed.bulk).append(mail)
         if feed.timer is None:
             self.pump(feed)
@@ -212,6 +239,10 @@ class Feeds:
             if wait > 0:
                 least = min(least or wait, wait)
                 continue
+            wait = feed.reserve(mail, name, rate.rate, now)
+            if wait > 0:
+                least = min(least or wait, wait)
+                continue
             session = self._pool.take((source, mail.site), rate.per_connection)
             if session is None:
                 if self._pool.count((source, feed.key)) >= rate.connections and not feed.opening:
@@ -223,6 +254,7 @@ class Feeds:
                     self._open(feed, mail, source, rate)
                 continue
             self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
+            feed.taken(mail, name, now)
             feed.pop(mail)
             mail.source, mail.session, mail.stage, mail.began = name, session, "sending", now
             if not self._intend(mail):

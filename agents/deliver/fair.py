@@ -1,0 +1,132 @@
+"""Who is next among tenants and campaigns that wait for one provider: stride scheduling on two levels. Pure.
+
+Each tenant gets the same share of what a feed sends, and inside it each campaign a share by its weight, as
+long as it has mail in the buffer; what one does not use goes to the others. In a campaign mail keeps its order.
+
+What Kafka's order allows: a feed sees the records that deliver has in work, at most the stage's window of
+each partition. What lies further back in a partition waits until the window moves, whatever its campaign
+is; a campaign that is spread over all partitions comes into sight with the first free place in any of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from agents.deliver.job import Mail
+
+T = TypeVar("T")
+
+
+class _Turns(Generic[T]):
+    """Members that take turns by weight: a member's pass grows by 1 / weight with each turn; lowest goes first."""
+
+    __slots__ = ("_count", "_heap", "_now", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[str, T] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._now = 0.0
+        self._count = 0
+
+    def join(self, name: str, member: T) -> None:
+        """It begins where the others are now: time without mail earns nothing."""
+        self.members[name] = member
+        self._push(self._now, name)
+
+    def first(self) -> str:
+        """Whose turn it is."""
+        return self._heap[0][2]
+
+    def turn(self, weight: float) -> None:
+        """The first one has had its turn."""
+        self._now, _, name = heapq.heappop(self._heap)
+        self._push(self._now + 1.0 / max(1e-6, weight), name)
+
+    def leave(self) -> None:
+        """The first one has nothing left."""
+        self._now, _, name = heapq.heappop(self._heap)
+        del self.members[name]
+
+    def _push(self, at: float, name: str) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, name))
+
+
+class FairQueue:
+    """The bulk mail of a feed. ``weight(mail)``: of its campaign, above 0."""
+
+    def __init__(self, weight: Callable[[Mail], float] = lambda mail: 1.0) -> None:
+        self._weight = weight
+        self._tenants: _Turns[_Turns[deque[Mail]]] = _Turns()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Mail]:
+        """All mail, campaign by campaign."""
+        for flow in self.flows():
+            yield from flow
+
+    def flows(self) -> Iterator[deque[Mail]]:
+        """The queue of each campaign, oldest first. Take mail out with ``drop`` alone."""
+        for campaigns in list(self._tenants.members.values()):
+            yield from list(campaigns.members.values())
+
+    def append(self, mail: Mail) -> None:
+        """At the end of its campaign."""
+        self._flow(mail).append(mail)
+        self._length += 1
+
+    def extend(self, mails: Iterable[Mail]) -> None:
+        """Each at the end of its campaign."""
+        for mail in mails:
+            self.append(mail)
+
+    def appendleft(self, mail: Mail) -> None:
+        """It comes first in its campaign again."""
+        self._flow(mail).appendleft(mail)
+        self._length += 1
+
+    def head(self) -> Mail | None:
+        """Whose turn it is; stays until it is popped."""
+        while self._tenants.members:
+            campaigns = self._tenants.members[self._tenants.first()]
+            while campaigns.members:
+                flow = campaigns.members[campaigns.first()]
+                while flow and flow[0].stage != "waiting":
+                    self.drop(flow)
+                if flow:
+                    return flow[0]
+                campaigns.leave()
+            self._tenants.leave()
+        return None
+
+    def pop(self, mail: Mail, sent: bool = True) -> None:
+        """Take the head off; ``sent``: its campaign and tenant have had their turn."""
+        if self.head() is not mail:
+            return
+        campaigns = self._tenants.members[self._tenants.first()]
+        self.drop(campaigns.members[campaigns.first()])
+        if sent:
+            campaigns.turn(self._weight(mail))
+            self._tenants.turn(1.0)
+
+    def drop(self, flow: deque[Mail]) -> Mail:
+        """Take a campaign's oldest mail out, without a turn."""
+        self._length -= 1
+        return flow.popleft()
+
+    def _flow(self, mail: Mail) -> deque[Mail]:
+        campaigns = self._tenants.members.get(mail.tenant)
+        if campaigns is None:
+            campaigns = _Turns()
+            self._tenants.join(mail.tenant, campaigns)
+        flow = campaigns.members.get(mail.campaign)
+        if flow is None:
+            flow = deque()
+            campaigns.join(mail.campaign, flow)
+        return flow
