@@ -17,13 +17,37 @@ The patterns end in ``$(?!\\n)`` because Python's ``$`` alone also matches befor
 HeaderText = Annotated[str, Meta(max_length=998, pattern=r"^[^\r\n\x00]*$(?!\n)")]
 """Text that goes into a mail header: no CR, LF or NUL (header injection, RFC 5322 section 2.2)."""
 Stream = Literal["marketing", "transactional"]
+ClockTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)")]
+"""Hours and minutes on a wall clock, HH:MM."""
+
+
+class Quiet(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename={"begin": "from", "end": "to"},
+):
+    """Hours in which nobody is written to: ``from`` to ``to`` (HH:MM, may go over midnight), on the clock of the
+    send's ``time_zone``, else of ``zone`` (IANA names)."""
+
+    begin: ClockTime = "21:00"
+    end: ClockTime = "08:00"
+    zone: Annotated[str, Meta(max_length=60)] = "UTC"
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When the campaign may go out. Both are RFC 3339 times with a zone."""
+    """When the campaign may go out. ``at`` and ``expires_at`` are RFC 3339 times with a zone.
+
+    ``spread_hours``: each mail is due at a moment of its own within so many hours after ``at`` (or after its
+    send was received). ``quiet``: what is due in these hours is due after them.
+    """
 
     at: Annotated[datetime, Meta(tz=True)] | None = None
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    spread_hours: Annotated[float, Meta(ge=0, le=168)] = 0.0
+    quiet: Quiet | None = None
 
 
 @event("campaign", 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from agents import Out, Reject, Stage, Ticket
 from agents.enqueue.policy import (
@@ -100,6 +103,9 @@ class Enqueue:
             self._end(ticket, request, None, UNKNOWN_CAMPAIGN)
 
     def _find_hosts(self, ticket: Ticket, request: Request, campaign: Campaign, now: float) -> None:
+        quiet = campaign.schedule.quiet
+        if quiet:
+            request = request._replace(zone=zone_of(request.send.time_zone) or zone_of(quiet.zone))
         refusal = refuse(request, campaign, self._settings, now)
         domain = domain_of(request.address.key)
         if refusal:
@@ -130,6 +136,15 @@ class Enqueue:
         topic = twin("mail-enqueued", headers["stream"].decode())
         ticket.emit(Out(topic, None, headers, None, partition))
         ticket.done()
+
+
+@lru_cache(maxsize=1000)
+def zone_of(name: str) -> tzinfo | None:
+    """The zone of an IANA name; None for none that is known: a producer's word must not stop a mail."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return None
 
 
 def gather(record: Record, settings: Settings, now: float) -> Request:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import tzinfo
 from functools import lru_cache
 from typing import NamedTuple
 
+from agents.enqueue.due import due_of
 from schemas.address import MAX_ADDRESS, Address, domain_of
-from schemas.campaign import Campaign
+from schemas.campaign import Campaign, Schedule
 from schemas.codec import Headers
 from schemas.hosts import MailHosts
 from schemas.identity import mail_id
@@ -17,6 +19,7 @@ from schemas.mail import number, verdict
 from schemas.send import Send
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_AT_ONCE = Schedule()
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 
@@ -42,7 +45,8 @@ class Request(NamedTuple):
     """One send as received. ``fault`` is (code, detail) where its address cannot be normalised.
 
     ``received`` Unix seconds; ``size`` bytes of its JSON; ``urgent`` it came by the transactional twin;
-    ``nested`` opening brackets in its JSON: not less than its levels.
+    ``nested`` opening brackets in its JSON: not less than its levels. ``zone``: the recipient's, where its
+    campaign has quiet hours.
     """
 
     send: Send
@@ -54,6 +58,7 @@ class Request(NamedTuple):
     urgent: bool
     nested: int
     traceparent: bytes = b""
+    zone: tzinfo | None = None
 
 
 class Refusal(NamedTuple):
@@ -112,8 +117,7 @@ UNKNOWN_CAMPAIGN = Refusal(
 def expiry(request: Request, campaign: Campaign | None, settings: Settings) -> float:
     """Unix seconds: ``lifetime`` after the due time, or when the campaign says, whichever is first."""
     schedule = campaign.schedule if campaign else None
-    due = max(request.received, schedule.at.timestamp()) if schedule and schedule.at else request.received
-    ends = due + settings.lifetime
+    ends = _due(request, schedule) + settings.lifetime
     return min(ends, schedule.expires_at.timestamp()) if schedule and schedule.expires_at else ends
 
 
@@ -122,9 +126,9 @@ def accepted(
 ) -> Headers:
     """The envelope of a mail that may go on."""
     headers = _envelope(request, campaign, settings)
-    schedule = campaign.schedule
-    if schedule.at and schedule.at.timestamp() > now:
-        headers["not_before"] = number(schedule.at.timestamp())
+    due = _due(request, campaign.schedule)
+    if due > now:
+        headers["not_before"] = number(due)
     consent = request.send.consent
     if campaign.tracking and (consent.opens or consent.clicks):
         headers["consent"] = (b"o" if consent.opens else b"") + (b"c" if consent.clicks else b"")
@@ -151,13 +155,23 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("?", text[:MAX_ADDRESS])
 
 
+def _due(request: Request, schedule: Schedule | None) -> float:
+    if schedule is None or schedule == _AT_ONCE:
+        return request.received
+    return due_of(_id(request), request.received, schedule, request.zone)
+
+
+def _id(request: Request) -> str:
+    return mail_id(request.send.tenant, request.send.key, recipient_of(request), request.origin)
+
+
 def _envelope(request: Request, campaign: Campaign | None, settings: Settings) -> Headers:
     send, address = request.send, request.address
     stream = campaign.stream if campaign else "transactional" if request.urgent else "marketing"
     headers: Headers = {
         "type": b"accepted",
         "version": b"1",
-        "id": mail_id(send.tenant, send.key, recipient_of(request), request.origin).encode(),
+        "id": _id(request).encode(),
         "origin": request.origin.encode(),
         "tenant": send.tenant.encode(),
         "campaign": send.campaign.encode(),

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 import pytest
 
-from schemas.campaign import Schedule
+from schemas.campaign import Quiet, Schedule
 from schemas.codec import encode, name_of, registered
 from schemas.event import Kind
 from schemas.lane_report import Reply
@@ -57,7 +57,7 @@ def seen_in(value: Any) -> Iterator[str]:
             yield from seen_in(item)
 
 
-NESTED = (Schedule, Reply, Attachment, Consent, Content)
+NESTED = (Schedule, Quiet, Reply, Attachment, Consent, Content)
 SAME_EVERYWHERE = {"Leader.key"}
 """Fields with one value only."""
 
