@@ -93,7 +93,7 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
                 -(2**63) if kind.ge is None else kind.ge, 2**63 if kind.le is None else kind.le
             )
         case msgspec.inspect.FloatType():
-            return st.floats(allow_nan=False, allow_infinity=False)
+            return st.floats(kind.ge, kind.le, allow_nan=False, allow_infinity=False)
         case msgspec.inspect.BoolType():
             return st.booleans()
         case msgspec.inspect.BytesType():
