@@ -218,11 +218,25 @@ def _started(command: list[str], port: int, home: Path) -> Iterator[Mta]:
         raise
     finally:
         process.send_signal(signal.SIGTERM)
+        # Postfix's master leaves the command that started it, and outlives it: it is known by its file.
+        _end_named(home / "queue" / "pid" / "master.pid")
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _end_named(file: Path) -> None:
+    """End the process whose number is in the file, and wait until it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        pid = int(file.read_text())
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            os.kill(pid, sign)
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                time.sleep(0.05)
+                os.kill(pid, 0)
 
 
 def _await(port: int, process: subprocess.Popen[bytes], mta: Mta, seconds: float = 20.0) -> None:
