@@ -272,6 +272,8 @@ class Allowance:
             rate = pace[2]
             if rate == math.inf:
                 continue
+            if rate <= 0.0:
+                return MOST_WAIT  # whatever the bucket has saved up
             bucket = line.bucket
             if bucket is None:
                 bucket = line.bucket = TokenBucket(rate, mono, seed=self._seed)

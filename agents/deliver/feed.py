@@ -263,13 +263,15 @@ class Feeds:
         return least
 
     def _in_turn(self, feed: Feed, mail: Mail) -> Iterable[str]:
-        """The sources that may send the mail: those of the liked family first, and each group in turn."""
+        """The sources that may send the mail: in warm-up, then of the liked family; each group in turn."""
         first, rest = self._choice.choices(mail.stream, mail.tenant, mail.provider)
         if len(first) + len(rest) == 1:
             return first or rest
         n = feed.turn % (len(first) or 1)
         m = feed.turn % (len(rest) or 1)
         found = [*first[n:], *first[:n], *rest[m:], *rest[:m]]
+        # A day's warm-up budget that is not used carries nothing over; what is beyond it goes out on the others.
+        found.sort(key=lambda name: not self._allowance.counts(feed.key, name or "default"))
         if mail.barred:
             found = [name for name in found if name not in mail.barred] or found
         if mail.sources:  # an operator moved it to these: as far as this worker has them

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agents.deliver.allowance import MOST_WAIT, Allowance, TokenBucket
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease
+from schemas.lane_policy import Decision, LanePolicy, Leader, Lease, Spent
 
 POLICY = LanePolicy(
     kind="source",
@@ -223,3 +223,28 @@ def test_asking_how_long_to_wait_counts_nothing():
     assert made.take("p", "s", "", 101.5, WALL) == 0.0
     assert made.take("p", "s", "", 101.5, WALL) == 0.0
     assert made.wait("p", "s", "", 101.5, WALL) > 0.0
+
+
+SPENT = replace(POLICY, minimum=0.0, spent=Spent(per_day=100, per_span=20))
+
+
+def test_a_counted_limit_has_no_floor_and_ends_with_its_lease():
+    made = allowance(SPENT)
+    assert made.rate("p", "s", "", 101.0, WALL).rate == 0
+    assert made.counts("p", "s")
+    assert not made.counts("q", "s")
+    made.feed(5, replace(LEASE, most=3, duration=100.0))
+    sent = sum(made.take("p", "s", "", 101.0 + n, WALL) == 0.0 for n in range(20))
+    assert sent == 3
+    found = made.rate("p", "s", "", 130.0, WALL)
+    assert (found.rate, found.connections) == (0.0, 1)
+    # Another source of the pool is not held back: overflow goes there.
+    assert made.rate("p", "t", "", 130.0, WALL).rate > 0
+    (used,) = made.used("p", "s", "", 130.0)
+    assert (used.total, used.fresh, used.over) == (3, 3, 0)
+    (used,) = made.used("p", "s", "", 300.0)
+    assert (used.fresh, used.over) == (0, 1)
+
+
+def test_a_lease_that_does_not_count_is_nothing_for_a_counted_limit():
+    assert allowance(SPENT, LEASE).rate("p", "s", "", 101.0, WALL).rate == 0
