@@ -106,6 +106,8 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
             return st.one_of([_of(one) for one in kind.types])
         case msgspec.inspect.VarTupleType():
             return st.lists(_of(kind.item_type), max_size=min(kind.max_length or 3, 3)).map(tuple)
+        case msgspec.inspect.TupleType():
+            return st.tuples(*map(_of, kind.item_types))
         case msgspec.inspect.DictType():
             return st.dictionaries(_of(kind.key_type), _of(kind.value_type), max_size=3)
         case msgspec.inspect.DateTimeType():
