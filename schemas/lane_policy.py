@@ -39,7 +39,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``base`` … ``frozen_until`` are what the next leader of shape has to remember; workers need none of it:
     the rate without the passing cap, the rate at which the provider pushed back, when the law last cut
     and raised, until when a reaction caps (``cap_until``) and until when growth is frozen; until when
-    connections that the provider refused, or ended after ``per_connection`` messages, are not tried again.
+    connections that the provider refused, or ended after ``per_connection`` messages, are not tried again;
+    the rate that the provider took for long (``proven``), when it did last, and since when an order to stop
+    is being obeyed (``stopped_at``).
 
     ``spent``: the limit is counted (warm-up, a gate): workers send only what a lease's ``most`` allows, and
     have no floor. ``plan`` and ``step`` (0 = the first day): where its warm-up stands; ``day``: the counts
@@ -77,6 +79,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     good_days: int = 0
     seen: float = 0.0
     ordered: float = 0.0
+    proven: float = 0.0
+    proven_at: float = 0.0
+    stopped_at: float = 0.0
 
     @property
     def key(self) -> bytes:

@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.inbound:inbound",
         "Put mail that came back (eml, mbox, Maildir) on mail-inbound.",
     ),
+    "simulate": (
+        "streams.ops.simulate.command:command",
+        "Try a sending policy against models of providers: a month in seconds.",
+    ),
     "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
     "chaos": ("streams.ops.chaos.command:command", "Kill everything under load, then balance the books."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),

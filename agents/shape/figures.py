@@ -62,6 +62,8 @@ class Law:
     """A probe adds this part of the ceiling."""
     probe_after: float = 7200.0
     """Quiet time before a probe."""
+    boldest: int = 4
+    """Each probe that nobody minded doubles the next, up to so many times ``probe``."""
     probes: int = 6
     """After so many probes that nobody minded the ceiling is forgotten."""
     used: float = 0.7
@@ -74,6 +76,21 @@ class Law:
     """Connections that were refused, or messages too many on one, are not tried again for so long."""
     lease: float = 5.0
     """Duration of a lease."""
+    stop: float = 1.0
+    """More than this share of the newest attempts throttled is an order to stop, not a rate (1: never)."""
+    trickle: float = 0.02
+    """While stopped, this part of the rate asks whether it is over; half of it after each ``trickle_after``."""
+    trickle_after: float = 600.0
+    resume: float = 2.0
+    """Factor back towards the rate before the stop, every ``resume_after`` in which nobody minded."""
+    resume_after: float = 60.0
+    recover: float = 1.3
+    """Factor of a raise below ``near`` of what the provider took for long; every ``recover_after``."""
+    recover_after: float = 3600.0
+    asked: float = 86400.0
+    """The longest time that a reply may ask us to stay away ("try again in 2 hours")."""
+    proven: float = 7 * 86400.0
+    """How long a rate that the provider took is worth returning to."""
     forget: float = 30 * 86400.0
     """A limit unused for so long starts again (providers.md: warm up again after 30 idle days)."""
 

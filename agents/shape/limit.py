@@ -104,6 +104,11 @@ class Limit:
     carried: float = 0.0
     per_connection: int = 0
     per_connection_until: float = 0.0
+    proven: float = 0.0
+    """The rate that the provider took for long, last at ``proven_at``."""
+    proven_at: float = 0.0
+    stopped_at: float = 0.0
+    """When an order to stop was obeyed, until the rate is back near ``proven``; 0: none."""
     reason: str = ""
     samples: tuple[Sample, ...] = ()
     hits: tuple[Hit, ...] = ()
@@ -164,6 +169,11 @@ class Limit:
             taken=max(newest, average) if few else newest,
         )
 
+    def newest(self, after: float) -> tuple[int, int]:
+        """(attempts, throttled) of the newest report of each stream, where it came after ``after``."""
+        last = {sample.stream: sample for sample in self.samples if sample.time > after}
+        return sum(s.attempts for s in last.values()), sum(s.throttled for s in last.values())
+
     def room(self, limits: Limits) -> int:
         """Connections allowed now, over all workers."""
         return min(max(limits.connections, limits.max_connections), self.connections or limits.connections)
@@ -183,9 +193,9 @@ class Limit:
                 found[sample.stream[0]] = sample.connections
         return sum(found.values())
 
-    def short(self) -> int:
-        """Reports since the last change that say: all connections were busy while a mail could have gone."""
-        return sum(sample.busy > 0 for sample in self.samples if sample.time > self.connected_at)
+    def short(self) -> float:
+        """Seconds since the last change of which reports say: all connections were busy while a mail could have gone."""
+        return sum(s.seconds for s in self.samples if s.busy > 0 and s.time > self.connected_at)
 
     def policy(self, limits: Limits, now: float) -> LanePolicy:
         """What workers are told, and what the next leader has to remember."""
@@ -223,6 +233,9 @@ class Limit:
             good_days=self.good_days,
             seen=self.seen_at,
             ordered=self.ordered,
+            proven=self.proven,
+            proven_at=self.proven_at,
+            stopped_at=self.stopped_at,
         )
 
 
@@ -249,6 +262,9 @@ def restored(policy: LanePolicy, limits: Limits, plans: Mapping[str, Plan] = NO_
         connections_until=policy.connections_until,
         per_connection=policy.per_connection,
         per_connection_until=policy.per_connection_until,
+        proven=min(limits.maximum, policy.proven),
+        proven_at=policy.proven_at,
+        stopped_at=policy.stopped_at,
         reason=policy.reason,
         warm=warm,
         day=Day(policy.day[0], *map(int, policy.day[1:8])) if policy.day else NO_DAY,

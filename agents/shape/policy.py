@@ -8,6 +8,7 @@ from dataclasses import replace
 from agents.shape.check import refused
 from agents.shape.connections import about_connections, connect, spent
 from agents.shape.figures import Law, Limits, Settings
+from agents.shape.halt import halt, held, turned_away
 from agents.shape.limit import Key, Limit, Sample
 from agents.shape.react import react, sweep
 from agents.shape.warm import PACE, lower, planned
@@ -38,6 +39,8 @@ def decide(
             continue
         limits = settings.limits(report.provider, key[0], key[1])
         replies = [reply for reply in report.replies if reply.scope in scopes]
+        if key is source:
+            replies += turned_away(report, settings.law)
         before = state.get(key) or fresh(key, limits, settings, now)
         after, what, reply = _step(before, report, replies, limits, settings, now)
         if not what and key not in state and (key is source or after.warm):
@@ -120,9 +123,11 @@ def _step(
     if not what:
         limit, what = sweep(limit, limits, settings.sweep, now)
     if not what and now >= limit.cap_until and report.kind == "delivery":
-        limit, what = _cut(limit, limits, law, now)
-        reply = slow[0] if slow else None
-        if not what:
+        reply = max(slow, key=lambda found: found.count) if slow else None
+        limit, what = halt(limit, limits, law, now, reply.sample if reply else "")
+        if not what and not limit.stopped_at:
+            limit, what = _cut(limit, limits, law, now)
+        if not what and not limit.stopped_at:
             limit, what = _raise(limit, limits, law, now)
     return (limit, what, reply) if what else (limit, widened, about)
 
@@ -148,25 +153,30 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     rate = max(limits.minimum, min(limit.rate * 0.95, max(deepest, taken * margin)))
     reason = f"{seen.share:.1%} of attempts throttled at {seen.rate:.3g}/s"
     ceiling = max(taken, rate)
+    limit = held(limit, law, now)
     return replace(limit, rate=rate, ceiling=ceiling, probes=0, cut_at=now, reason=reason), "cut"
 
 
 def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
     """Up a step after quiet time, where the limit is used; near the ceiling only a probe, and later."""
     quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
-    if quiet < law.raise_after or limit.rate >= limits.maximum or now < limit.frozen_until:
+    if limit.rate >= limits.maximum or now < limit.frozen_until:
         return limit, ""
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
-    if near and quiet < law.probe_after:
+    known = 0.0 if now - limit.proven_at > law.proven else law.near * limit.proven
+    back = not near and limit.rate < known * 0.999  # no news for the provider
+    if quiet < (law.probe_after if near else law.recover_after if back else law.raise_after):
         return limit, ""
     seen = limit.measured()
     used = max(seen.rate, seen.taken)  # the average lags behind a rate that grows
     if used < law.used * limit.rate:
         return limit, ""
     rate, ceiling = limit.rate * law.grow, limit.ceiling
+    if back:
+        rate = min(limit.rate * law.recover, max(rate, known))
     if near:
         # Each probe that nobody minded doubles the next one: a ceiling that moved is found in a few.
-        rate = min(rate, limit.rate + law.probe * min(4, 2**limit.probes) * ceiling)
+        rate = min(rate, limit.rate + law.probe * min(law.boldest, 2**limit.probes) * ceiling)
         ceiling = max(ceiling, rate)
     elif ceiling:
         rate = min(rate, law.near * ceiling)
@@ -174,6 +184,7 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     reason = f"{quiet:.3g} s quiet, {used:.3g}/s used" + (
         f", near {ceiling:.3g}/s" if near and ceiling else ""
     )
+    limit = held(limit, law, now)
     probes = limit.probes + 1 if near else 0
     if probes >= law.probes:  # nobody minded any of them: it is no ceiling any more
         ceiling, probes = 0.0, 0

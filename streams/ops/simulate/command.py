@@ -1,0 +1,237 @@
+"""``mailsluice simulate``: how a policy does with providers that hide what they tolerate."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from agents.shape.figures import Settings
+from agents.shape.rules import BadPolicy
+from streams.ops.ask import as_json, clean, console, echo_json
+from streams.ops.simulate.compare import POLICIES, Outcome, settings_of, simulate
+from streams.ops.simulate.generate import generated
+from streams.ops.simulate.measures import PERMITTED
+from streams.ops.simulate.plot import svg
+from streams.ops.simulate.providers_file import (
+    MONTHS,
+    BadProviders,
+    Model,
+    Providers,
+    described,
+    read_providers,
+)
+
+LARGEST = 4_000_000
+
+
+def _describe(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo("Keys of a table [providers.NAME], with their defaults:\n" + described())
+        click.echo("Beside the tables: seed = N (1). An example: mailsluice simulate --example")
+        ctx.exit()
+
+
+def _example(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo((resources.files("streams.ops.simulate") / "providers.toml").read_text("utf-8"), nl=False)
+        ctx.exit()
+
+
+def _generate(ctx: click.Context, _: click.Parameter, seed: int | None) -> None:
+    if seed is not None:
+        click.echo(generated(seed), nl=False)
+        ctx.exit()
+
+
+@click.command(context_settings={"max_content_width": 100}, epilog="")
+@click.option("--providers", "file", metavar="FILE", help="The models (TOML); default: the nine that ship.")
+@click.option(
+    "--days", default=30.0, show_default=True, type=click.FloatRange(0.1, MONTHS), help="Simulated days."
+)
+@click.option(
+    "--policy", default="adaptive", show_default=True, type=click.Choice(POLICIES), help="Who decides."
+)
+@click.option(
+    "--law", "law", metavar="FILE", help="A policy.toml for adaptive in the place of the one that ships."
+)
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Only this provider of the file (may be repeated)."
+)
+@click.option("--plot", "plot", metavar="FILE.svg", help="Draw rate, limit and hidden capacity over time.")
+@click.option("--seed", type=int, help="In the place of the file's.")
+@click.option("--jobs", default=0, type=click.IntRange(0, 256), help="Processes; 0: one a processor.")
+@click.option(
+    "--help-providers",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_describe,
+    help="Every key of a providers file, with unit and default.",
+)
+@click.option(
+    "--example",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_example,
+    help="Print the providers file that ships.",
+)
+@click.option(
+    "--generate",
+    type=int,
+    is_eager=True,
+    expose_value=False,
+    callback=_generate,
+    metavar="SEED",
+    help="Print a providers file drawn at random.",
+)
+@as_json
+def command(
+    file: str | None, days: float, policy: str, law: str | None, only: tuple[str, ...], plot: str | None,
+    seed: int | None, jobs: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Try a sending policy against models of providers: a month in seconds, no network, no broker.
+
+    adaptive is the code and the policy.toml of production; fixed the best constant rate that a search over
+    the same model finds; rules a constant rate (the best, too) with reactions of fixed duration.
+
+    Printed by provider: used, the share of what a sender that knows every hidden budget would have had
+    taken in the same time (the least of hidden capacity and demand); deferred, the share of attempts refused
+    as too fast, over all and after the first hour; the longest suspension, hours; days until an hour is
+    used by 90 %; complaint overshoot, the worst day's complaints per message above 0.1 %; hours from the
+    end of a capacity drop or ordered suspension, whichever is later, to 90 % of the full rate; the worst
+    day as a multiple of the largest before, for sources that are not warm yet, and what is permitted.
+
+    \b
+    Providers file (TOML), one table a provider; every key is optional (--help-providers lists them):
+      seed = 7
+      [providers.strict]
+      rate = 12.0             # messages/s that it takes
+      per_day = 600_000       # and a day
+      connections = 4
+      latency = 0.2           # seconds that a message occupies its connection
+      demand = 900_000        # messages a day that there are to send; 0 = always more
+      drops = [{ day = 12, hours = 6, to = 0.2 }]
+      suspensions = [{ day = 20, hours = 2, reply = "421 4.7.0 try again in 2 hours" }]
+
+    \b
+    Example: mailsluice simulate --days 30 --plot month.svg
+             mailsluice simulate --generate 7 > p.toml && mailsluice simulate --providers p.toml --policy rules --json
+    Exit code: 0; 2 wrong usage, providers file or policy.
+    """
+    providers = _providers(file)
+    models = _chosen(providers, only)
+    settings = _settings(law)
+    if plot and not plot.lower().endswith(".svg"):
+        raise click.UsageError(f"--plot {plot}: only SVG is drawn; name a file that ends in .svg")
+    seed = providers.seed if seed is None else seed
+    outcomes = _all(models, policy, days, seed, settings, jobs)
+    if plot:
+        try:
+            Path(plot).write_text(svg(f"{policy}, {days:g} days, seed {seed}", outcomes), "utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{plot}: {error.strerror or error}") from None
+    found: dict[str, Any] = {
+        "policy": policy,
+        "days": days,
+        "seed": seed,
+        "permitted_growth": PERMITTED,
+        "providers": {outcome.name: outcome.figures for outcome in outcomes},
+    }
+    if as_json:
+        echo_json(found)
+    else:
+        console().print(_table(outcomes))
+
+
+def _providers(file: str | None) -> Providers:
+    try:
+        if file is None:
+            where = "providers.toml"
+            text = (resources.files("streams.ops.simulate") / where).read_text("utf-8")
+        else:
+            where = file
+            with Path(file).open("rb") as source:
+                raw = source.read(LARGEST + 1)
+            if len(raw) > LARGEST:
+                raise click.UsageError(f"{file}: has more than {LARGEST} bytes")
+            text = raw.decode("utf-8")
+        return read_providers(text, where)
+    except OSError as error:
+        raise click.UsageError(f"{file}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except BadProviders as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _chosen(providers: Providers, only: tuple[str, ...]) -> list[Model]:
+    names = [model.name for model in providers.models]
+    for name in only:
+        if name not in names:
+            raise click.UsageError(f"--only {name}: no such provider; there are {', '.join(names)}")
+    return [model for model in providers.models if not only or model.name in only]
+
+
+def _settings(law: str | None) -> Settings:
+    try:
+        return settings_of(Path(law).read_text("utf-8"), law) if law else settings_of()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{law}: {getattr(error, 'strerror', None) or error}") from None
+    except BadPolicy as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _all(
+    models: list[Model], policy: str, days: float, seed: int, settings: Settings, jobs: int
+) -> list[Outcome]:
+    """Every model, in the order of the file; side by side where there are processors."""
+    one = partial(_one, policy=policy, days=days, seed=seed, settings=settings)
+    jobs = min(jobs or os.cpu_count() or 1, len(models))
+    if jobs < 2:
+        return [one(model) for model in models]
+    with ProcessPoolExecutor(jobs) as pool:
+        return list(pool.map(one, models))
+
+
+def _one(model: Model, policy: str, days: float, seed: int, settings: Settings) -> Outcome:
+    return simulate(model, policy, days, seed, settings)
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("provider", no_wrap=True)
+    heads = (
+        "used",
+        "deferred",
+        "after 1 h",
+        "suspended h",
+        "full after d",
+        "complaints +",
+        "back after h",
+        "growth",
+        "rate/s",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        found = outcome.figures
+        shares = [f"{found[n]:.2%}" for n in ("used", "deferred", "deferred_after_first_hour")]
+        names = (
+            "longest_suspension_hours",
+            "days_to_full_volume",
+            "complaint_overshoot",
+            "hours_to_full_rate_after_drop",
+            "worst_growth",
+            "rate",
+        )
+        rest = ["-" if found.get(n) is None else f"{found[n]:.4g}" for n in names]
+        table.add_row(clean(outcome.name), *shares, *rest)
+    return table
