@@ -13,7 +13,7 @@ import msgspec
 from agents import Out
 from schemas.event import Kind
 from schemas.lane_policy import ALL, LanePolicy
-from schemas.lanes import SUFFIXES
+from schemas.lanes import LANES, SUFFIXES
 from schemas.suppression import Suppression
 from streams import metrics
 
@@ -65,9 +65,14 @@ class Written:
             metrics.RECORDS_OUT.labels(stage, topic)
         if "mail-outcomes" in emits:
             metrics.REPEATS.labels("two")
+            for provider in ("", *LANES):
+                metrics.UNCLASSIFIED.labels(provider)
         if "mail-events" in emits:
             for kind in typing.get_args(Kind):
                 metrics.EVENTS.labels(kind)
+        if stage == "classify":
+            for whose in ("address", "campaign"):
+                metrics.BOUNCE_FLOODS.labels(whose)
         if "mail-suppressions" in emits:
             for reason in _REASONS:
                 metrics.SUPPRESSIONS.labels(reason)

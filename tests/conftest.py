@@ -20,6 +20,9 @@ import pytest
 
 from tests.support.brokers import Broker, BrokerUnavailable, SessionBrokers
 
+# Tables are as wide for the tests as for a program, also where a terminal has said how wide it is.
+os.environ.pop("COLUMNS", None)
+
 # --- reports
 
 

@@ -91,7 +91,10 @@ def parameter(name: str, value: str) -> str:
     """``; name=value`` for a structured field, folded; beyond ASCII or a line as RFC 2231. Raises HeaderInjection."""
     _refuse_breaks(name, value)
     plain = value.isascii() and value.isprintable() and len(value) <= 60 and value == value.strip()
-    if plain and '"' not in value and "\\" not in value:  # readers disagree about what is quoted how often
+    # "<name>" too: readers take the brackets for a kind of quotes.
+    if (
+        plain and '"' not in value and "\\" not in value and value[:1] != "<"
+    ):  # readers disagree about what is quoted how often
         return f';\r\n {name}="{value}"'
     codes = [chr(byte) if byte in _PARAMETER else f"%{byte:02X}" for byte in value.encode()]
     rows = ["utf-8''"]
