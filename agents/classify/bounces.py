@@ -73,7 +73,7 @@ _QUOTED = re.compile(
     r"^>|forwarded message|weitergeleitete nachricht|message transf[ée]r|mensaje reenviado|messaggio inoltrato|^\W{2,}original message|^(?:hi|hello|dear|hallo|bonjour|hola|ciao)\b",
     re.I | re.M,
 )
-_ADDRESS_TEXT = r"[\w.+=!#$%&'*/?^`{|}~-]{1,64}@(?:[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}|\[[\d.]{7,15}\])"
+_ADDRESS_TEXT = r"[\w.+=!#$%&'*/?^`{|}~-]{1,64}+@(?:[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}|\[[\d.]{7,15}\])"
 _ADDRESS = re.compile(_ADDRESS_TEXT)
 _ALONE = re.compile(
     rf"^[\s>*|•·–-]{{0,12}}(?:smtp:|mailto:)?[<\"'(\[]{{0,2}}({_ADDRESS_TEXT})[>\"')\]]{{0,2}}\s?[:;,.]?\s*(?:[(<].{{0,120}}[)>]:?)?\s*$",
@@ -318,7 +318,7 @@ def first_reply(text: str) -> str:
         above = [lines[number - 1]] if number and not alone and len(head) < 40 else []
         return " ".join([*above, head, *tail])[:LONGEST]
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n[ \t]*\n", text.strip())[:12]]
-    telling = [part for part in paragraphs if status_of(_ADDRESS.sub(" ", part))]
+    telling = [part for part in paragraphs if status_of(_ADDRESS.sub(" ", part[:2000]))]
     return (telling or paragraphs)[0][:LONGEST] if paragraphs else ""
 
 

@@ -74,7 +74,7 @@ class Part(NamedTuple):
 
 def split(raw: bytes) -> tuple[Fields, bytes]:
     """(header fields, body) of a message or part."""
-    end = _END.search(raw)
+    end = _END.search(raw, 0, 2 * LONGEST_HEADER)  # a longer header is no mail system's: nothing follows it
     head, body = (raw[: end.start()], raw[end.end() :]) if end else (raw, b"")
     return fields(_text(head[:LONGEST_HEADER], "utf-8")), body
 

@@ -56,8 +56,9 @@ def nested(levels: int, kind: bytes) -> bytes:
         HEAD + b"\n" + b"550 " * 225_000,
         HEAD + b"\n" + b"not " * 225_000,
         HEAD + b"X-Failed-Recipients: " + b"a@b.example, " * 70_000 + b"\n\n",
+        HEAD + b"\n" + b"5566778899aabbccddeeff00112233445566778899@" * 20_000,
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_bomb_is_taken_apart_within_bounds(raw: bytes) -> None:
     run(RULES, raw[:1_000_000])
