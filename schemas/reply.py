@@ -68,7 +68,8 @@ def classify(rules: Rules, reply: str, *, mx: str = "", phase: str = "", provide
     ``mx``: the host that said it; ``provider``: a name of schemas.lanes, instead of the host. Where
     neither names a provider, the reply's own tokens may. ``phase`` as in schemas.outcome.
     """
-    if reply[:1] in ("2", "3") and reply[1:3].isdigit() and not reply[3:4].isdigit():
+    # isdigit alone takes superscripts and other scripts' digits too.
+    if reply[:1] in ("2", "3") and reply[:3].isascii() and reply[1:3].isdigit() and not reply[3:4].isdigit():
         return _accepted(*read_codes(reply[:LONGEST])[:2])
     reply = reply[:LONGEST]
     code, enhanced, begin = read_codes(reply)

@@ -25,7 +25,7 @@ from agents.classify.wording import (
 
 MOST = 20
 LONGEST = 600
-_LOOKED_AT = 20_000
+_LOOKED_AT = 12_000
 _OPENING = 2500
 
 

@@ -6,6 +6,7 @@ from base64 import b64encode
 
 import pytest
 
+from schemas.reply import classify
 from streams.ops.returned_mail import judged
 from tests.fuzz.inbound import fuzz, inputs, read_rules, run
 
@@ -67,3 +68,11 @@ def test_a_bomb_is_taken_apart_within_bounds(raw: bytes) -> None:
 def test_no_mutation_of_a_block_suppresses_by_a_flood_of_recipients() -> None:
     flood = HEAD + b"\n" + b"".join(b"<u%d@b.example>: 550 5.1.1 no such user\n" % n for n in range(20_000))
     assert len(judged(RULES, flood)["recipients"]) <= 50
+
+
+@pytest.mark.parametrize(
+    "reply", ["2\u00b2\u00b3 ok", "3\u00b9\u00b2 x", "5\u0661\u0662 x", "\u0662\u0665\u0660 ok"]
+)
+def test_digits_that_are_none_of_smtp_s(reply: str) -> None:
+    run(RULES, HEAD + f"\n<a@b.example>: {reply}\n".encode())
+    assert classify(RULES, reply).code == 0
