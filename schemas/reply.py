@@ -68,9 +68,11 @@ def classify(rules: Rules, reply: str, *, mx: str = "", phase: str = "", provide
     ``mx``: the host that said it; ``provider``: a name of schemas.lanes, instead of the host. Where
     neither names a provider, the reply's own tokens may. ``phase`` as in schemas.outcome.
     """
-    # isdigit alone takes superscripts and other scripts' digits too.
-    if reply[:1] in ("2", "3") and reply[:3].isascii() and reply[1:3].isdigit() and not reply[3:4].isdigit():
-        return _accepted(*read_codes(reply[:LONGEST])[:2])
+    # Digits of other scripts are digits to isdigit, and "22" is no code: then there is nothing to accept.
+    if reply[:1] in ("2", "3") and reply[1:3].isdigit() and not reply[3:4].isdigit():
+        code, enhanced, _ = read_codes(reply[:LONGEST])
+        if code:
+            return _accepted(code, enhanced)
     reply = reply[:LONGEST]
     code, enhanced, begin = read_codes(reply)
     if code[:1] in ("2", "3"):
