@@ -55,20 +55,31 @@ class BrokerFailed(RuntimeError):
     """The broker was started and died or never answered; the text ends with its log's last lines."""
 
 
+PORTS = range(20_000, 32_000)
+"""Below the range of outgoing connections, see ``free_port``."""
+BAND = 1_000
+"""Ports that one process chooses from: two that start servers at once do not meet."""
+_given: set[int] = set()
+
+
 def free_port(*hosts: str, udp: bool = False) -> int:
     """A port free now for TCP (and UDP with ``udp``) on every host of ``hosts`` (default 127.0.0.1).
 
     From below the range of outgoing connections: a client that retries a dead local server inside it
     sooner or later is given that very port, connects to itself and keeps the server from coming back.
+    None is given twice by a process while others are left: who asked first may not have bound it yet.
     """
     kinds = [socket.SOCK_STREAM, socket.SOCK_DGRAM][: 2 if udp else 1]
-    for port in random.sample(range(20_000, 32_000), 200):
+    first = PORTS.start + os.getpid() * BAND % len(PORTS)
+    mine = [port for port in range(first, first + BAND) if port not in _given]
+    for port in (*random.sample(mine, len(mine)), *random.sample(PORTS, 200)):
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             for host in hosts or (LOOPBACK,):
                 for kind in kinds:
                     held.enter_context(socket.socket(socket.AF_INET, kind)).bind((host, port))
+            _given.add(port)
             return port
-    raise OSError("no free port between 20000 and 32000")
+    raise OSError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 async def answers_tcp(host: str, port: int) -> bool:

@@ -140,7 +140,7 @@ async def test_workers_killed_while_mail_is_paused_and_brought_back_lose_and_rep
 
 @pytest.mark.timeout(120)
 async def test_mail_on_the_ladder_is_brought_forward_moved_and_ended(embedded_broker, prefix, tmp_path):
-    async with world(embedded_broker, prefix, tmp_path, rungs=(15.0, 30.0, 60.0, 120.0)) as story:
+    async with world(embedded_broker, prefix, tmp_path, rungs=(25.0, 40.0, 60.0, 120.0)) as story:
         settings = story.scene.settings
         host, _, port = story.scene.world["control"].rpartition(":")
         tell(

@@ -22,7 +22,7 @@ SLOW = LanePolicy(
 )  # fmt: skip
 OFF = LanePolicy(
     kind="dkim", name="news.example.test", provider="yahoo", rate=3, minimum=0.1, connections=2, per_connection=20,
-    reason="blocked", suspended_until=NOW + 600, time=NOW,
+    reason="blocked", suspended_until=NOW + 86400, time=NOW,
 )  # fmt: skip
 FAULTY = "421 slow down \x1b[2J\r\nplease"
 
@@ -67,7 +67,7 @@ def test_rows_sum_the_leases_that_still_run() -> None:
     assert (google["provider"], google["workers"], google["lent"]) == ("google", 2, 7.5)
     assert google["last"]["what"] == "cut"
     assert google["suspended_seconds"] == 0
-    assert (yahoo["kind"], yahoo["suspended_seconds"], yahoo["last"]) == ("dkim", 599, None)
+    assert (yahoo["kind"], yahoo["suspended_seconds"], yahoo["last"]) == ("dkim", 86399, None)
     assert rows(read(FACTS), NOW + 60)[0]["workers"] == 0
 
 
