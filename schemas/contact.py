@@ -7,12 +7,15 @@ import msgspec
 from schemas.codec import event
 from schemas.send import Consent
 
+REMEMBERED = 20
+"""Marketing mails of a contact whose time of delivery is remembered."""
+
 
 @event("contact", 1)
 class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts and last times (Unix seconds; 0 = never) of one recipient of one tenant.
 
-    ``seen``: the first 12 digits of the ids of the last events counted, so that a repeat counts once.
+    ``recent``: when the last marketing mails were delivered, at most REMEMBERED, the oldest first. ``seen``: the first 12 digits of the ids of the last events counted, so that a repeat counts once.
     """
 
     tenant: str
@@ -29,6 +32,7 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float = 0.0
     version: int = 1
     seen: tuple[str, ...] = ()
+    recent: tuple[int, ...] = ()
 
     @property
     def key(self) -> bytes:

@@ -41,7 +41,8 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``blocked`` and ``released`` are about an address, not a mail: a person, or a list from another system, says
     that it must not, or may again, get mail. ``scope``, ``stream``, ``reason`` and ``until`` are then those of
-    ``schemas.suppression``, ``by`` is who said so and ``detail`` why.
+    ``schemas.suppression``, ``by`` is who said so and ``detail`` why. ``suggestion``: the address that was most
+    likely meant, where screen stopped a mistyped one.
     """
 
     id: str
@@ -70,6 +71,7 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     security: str = ""
     until: float = 0.0
     by: str = ""
+    suggestion: str = ""
 
 
 def written(record: Record, fact: MailEvent) -> float:

@@ -37,9 +37,19 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         tail = f"|{self.window}" if self.window else ""
         return f"{self.to}|{self.tenant}|{self.scope}|{self.stream}|{self.reason}{tail}".encode()
 
+    def in_force(self, now: float) -> bool:
+        """Whether it is neither released nor over at ``now`` (Unix seconds)."""
+        return self.active and not (self.until and now >= self.until)
+
     def applies(self, tenant: str, stream: str, now: float) -> bool:
-        """Whether it forbids a mail of this tenant and stream at ``now`` (Unix seconds)."""
-        if not self.active or (self.until and now >= self.until):
+        """Whether it forbids a mail of this tenant and stream at ``now`` (Unix seconds).
+
+        Transactional mail stops on a bad address or somebody's word alone: a full mailbox may have room again
+        for the password that its owner waits for.
+        """
+        if not self.in_force(now):
+            return False
+        if stream == "transactional" and self.reason == "soft_bounces":
             return False
         if self.scope == "global":
             return True

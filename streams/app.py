@@ -37,6 +37,9 @@ from agents.score import policy as score_policy
 from agents.score.agent import Score
 from agents.screen import policy as screen_policy
 from agents.screen.agent import Screen
+from agents.screen.rules import Screening
+from agents.screen.rules_file import BadRules, warnings_of
+from agents.screen.rules_file import read_rules as read_screening
 from agents.sign.agent import Sign
 from agents.sign.keys import load_keys
 from agents.suppress import policy as suppress_policy
@@ -249,6 +252,9 @@ class App:
             stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
         )
         contacts = self._states(stage, "mail-contacts", follower)
+        screening = screening_of(self.settings)
+        for warning in warnings_of(screening):
+            log.warning("%s", warning)
         agent = Screen(
             screen_policy.Settings(horizon=self.settings.screen_horizon),
             rows,
@@ -256,6 +262,8 @@ class App:
             contacts,
             rungs_of(self.settings),
             self.clock,
+            screening,
+            lambda reason, action: metrics.SCREEN_RULES.labels(reason, action).inc(),
         )
         self._expiring(rows)
         return WithViews(agent, [suppressions, contacts])
@@ -474,6 +482,20 @@ def delivery_of(settings: Settings) -> Delivery:
             raise BadDelivery(f"MAILSLUICE_DELIVERY={settings.delivery}", [str(error)]) from None
         return read_delivery(text, str(settings.delivery))
     return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
+
+
+def screening_of(settings: Settings) -> Screening:
+    """The shipped screen rules under the operator's file. Raises BadRules."""
+    from disposable_email_domains import blocklist  # 10,000 names that only screen needs
+
+    text = (resources.files("agents.screen") / "rules.toml").read_text("utf-8")
+    mine, where = "", settings.screen_rules
+    if where is not None:
+        try:
+            mine = where.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRules(f"MAILSLUICE_SCREEN_RULES={where}", [str(error)]) from None
+    return read_screening(text, "rules.toml", mine, str(where), blocklist)
 
 
 class Meanings:

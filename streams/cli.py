@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.suppress:suppress",
         "Who must not get mail: show, add, release, list, import, export.",
     ),
+    "list": ("streams.ops.lists:group", "Who gets no marketing mail by screen's rules, and why not."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "inbound": (
         "streams.ops.inbound:inbound",

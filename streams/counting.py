@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agents import Out
+from agents.screen.rules import REASONS as SCREEN_REASONS
 from schemas.event import Kind
 from schemas.lane_policy import ALL, LanePolicy
 from schemas.lanes import LANES, SUFFIXES
@@ -73,6 +74,10 @@ class Written:
         if stage == "classify":
             for whose in ("address", "campaign"):
                 metrics.BOUNCE_FLOODS.labels(whose)
+        if stage == "screen":
+            for reason in SCREEN_REASONS:
+                for action in ("stop", "warn"):
+                    metrics.SCREEN_RULES.labels(reason, action)
         if "mail-suppressions" in emits:
             for reason in _REASONS:
                 metrics.SUPPRESSIONS.labels(reason)

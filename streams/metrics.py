@@ -145,5 +145,11 @@ BOUNCE_FLOODS = Counter(
     ["whose"],
     registry=REGISTRY,
 )
+SCREEN_RULES = Counter(
+    "mailsluice_screen_rules_total",
+    "Marketing mails that a rule of screen stopped, or would have (warn)",
+    ["reason", "action"],
+    registry=REGISTRY,
+)
 SUPPRESSIONS = Counter("mailsluice_suppressions_total", "Suppressions written", ["reason"], registry=REGISTRY)
 ProcessCollector(registry=REGISTRY)  # process_cpu_seconds_total, process_resident_memory_bytes, ...

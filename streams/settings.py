@@ -80,6 +80,9 @@ class Settings:
     """Seconds for which the sends of an unknown campaign wait for it, once per campaign."""
     screen_horizon: float = 14 * 86400.0
     """Seconds for which gate one remembers a send."""
+    screen_rules: Path | None = None
+    """File laid over the shipped rules.toml: who gets no marketing mail (role, disposable, mistyped addresses,
+    frequency and sunset by engagement, relaunch). Read at a worker's start; see ``mailsluice list rules``."""
     render_files: tuple[Path, ...] = ()
     """Directories that attachments' file:/// urls may point into; empty = none."""
     render_hosts: tuple[str, ...] = ()

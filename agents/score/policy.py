@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from schemas.contact import Contact
+from schemas.contact import REMEMBERED, Contact
 from schemas.event import MailEvent
 
 DAY = 86400.0
@@ -66,7 +66,12 @@ def score_at(contact: Contact, now: float, settings: Settings) -> float:
 
 def _counted(event: MailEvent, old: Contact, when: float) -> Contact:
     if event.kind == "delivered":
-        return replace(old, delivered=old.delivered + 1, last_delivered=max(old.last_delivered, when))
+        recent = old.recent
+        if event.stream == "marketing":  # sorted: the order of events does not matter
+            recent = tuple(sorted((*recent, int(when))))[-REMEMBERED:]
+        return replace(
+            old, delivered=old.delivered + 1, last_delivered=max(old.last_delivered, when), recent=recent
+        )
     if event.machine:
         return replace(old, machine_opens=old.machine_opens + 1)
     if event.kind == "opened":

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 
-import orjson
 from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
 from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
+from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, read_known
 from schemas.codec import Malformed, Record, encode, parse
+from schemas.contact import REMEMBERED
 from schemas.event import MailEvent
 from schemas.gate import GateRow
 from schemas.identity import event_id, mail_id
@@ -40,6 +41,9 @@ _ROW = {"type": b"gate", "version": b"1"}
 _EVENT = {"type": b"event", "version": b"1"}
 _Open = dict[str, list[Callable[[], None]]]
 """The keys of rows that are written and not acknowledged, and what waits for each."""
+PASSED = 100_000
+"""Recipients whose mails of late are remembered, for what is not delivered yet. They take some 20 MB."""
+LATELY = 30 * 86400.0
 LATEST = 1e11
 """Unix seconds beyond which no time is meant (the year 5138)."""
 
@@ -55,7 +59,14 @@ class Screen:
         contacts: Callable[[int], View],
         rungs: Sequence[Rung],
         clock: Callable[[], float],
+        screening: Screening | None = None,
+        observe: Callable[[str, str], None] = lambda reason, action: None,
     ) -> None:
+        """``screening``: the rules for marketing mail, None for none. ``observe`` is called with the reason of a
+        rule and ``stop`` or ``warn``."""
+        self._screening = screening
+        self._observe = observe
+        self._passed: dict[str, tuple[float, ...]] = {}
         self._settings = settings
         self._rows = rows
         self._suppressions = suppressions
@@ -115,8 +126,39 @@ class Screen:
         found = self._suppressions(partition).scan(mail.to.encode() + b"|")
         rows = [parse(value, Suppression) for _, value in found]
         decision, reason = decide(mail, rows, self._settings, now)
+        verdict, contact = PASS, None
+        if mail.stream == "marketing" and self._screening is not None:
+            if decision == "pass":
+                contact = self._known(mail, partition)
+                verdict = self._judge(record, mail, contact, self._screening, now)
+                if verdict.reason:
+                    decision, reason = "suppressed", verdict.reason
+            elif decision == "bounced":  # a mistyped domain often has no host: say what was meant
+                verdict = meant(mail, self._screening)
         made = [row_for(key, mail, decision, reason, self._settings, now) for key in keys]
-        self._write(ticket, state, made, self._output(record, mail, made[0], partition, now))
+        self._write(
+            ticket, state, made, self._output(record, mail, made[0], partition, now, verdict, contact)
+        )
+
+    def _judge(
+        self, record: Record, mail: Candidate, contact: Known, screening: Screening, now: float
+    ) -> Verdict:
+        who = f"{mail.to}|{mail.tenant}"
+        passed = self._passed.get(who, ())
+        consent = contact.consent
+        tracked = "consent" in record.headers or (consent is not None and (consent.opens or consent.clicks))
+        verdict = judge(mail.to, mail.tenant, contact, tracked, passed, screening, now)
+        for reason in verdict.warned:
+            self._observe(reason, "warn")
+        if verdict.reason:
+            self._observe(verdict.reason, "stop")
+            return verdict
+        # What passes is counted at once: the contact hears of it only when it is delivered.
+        self._passed.pop(who, None)
+        self._passed[who] = (*(when for when in passed[1 - REMEMBERED :] if when > now - LATELY), now)
+        if len(self._passed) > PASSED:
+            del self._passed[next(iter(self._passed))]
+        return verdict
 
     def _write(
         self, ticket: Ticket, state: State, rows: Sequence[GateRow], out: Out, behind: str = ""
@@ -142,16 +184,25 @@ class Screen:
             way[row.key] = [written]
             state.put(ticket, row.key.encode(), encode(row), partial(_acknowledged, way, row.key))
 
-    def _output(self, record: Record, mail: Candidate, row: GateRow, partition: int, now: float) -> Out:
+    def _output(
+        self,
+        record: Record,
+        mail: Candidate,
+        row: GateRow,
+        partition: int,
+        now: float,
+        verdict: Verdict = PASS,
+        contact: Known | None = None,
+    ) -> Out:
         if row.decision != "pass":
-            detail = record.text("detail")
-            return self._event(mail, row.decision, row.reason, detail, partition, now, "")
+            detail = record.text("detail") or verdict.detail
+            return self._event(mail, row.decision, row.reason, detail, partition, now, "", verdict.suggestion)
         headers = dict(record.headers)
         # The row's word stands: a redo may have met other DNS answers or another clock.
         headers["lane"] = row.lane.encode()
         headers["expires"] = number(row.expires)
         if "consent" not in headers:
-            consent = self._consent(mail, partition)
+            consent = letters(contact or self._known(mail, partition))
             if consent:
                 headers["consent"] = consent
         topic = row.to_topic or twin("mail-screened", mail.stream)
@@ -159,15 +210,20 @@ class Screen:
             topic, headers = onto_ladder(headers, topic, row.not_before, now, self._rungs)
         return Out(topic, record.value, headers, record.key, partition)
 
-    def _consent(self, mail: Candidate, partition: int) -> bytes:
+    def _known(self, mail: Candidate, partition: int) -> Known:
         raw = self._contacts(partition).get(f"{mail.to}|{mail.tenant}".encode())
-        consent = orjson.loads(raw).get("consent") if raw else None
-        if not consent:
-            return b""
-        return (b"o" if consent.get("opens") else b"") + (b"c" if consent.get("clicks") else b"")
+        return read_known(raw) if raw else STRANGER
 
     def _event(
-        self, mail: Candidate, kind: str, reason: str, detail: str, partition: int, now: float, other: str
+        self,
+        mail: Candidate,
+        kind: str,
+        reason: str,
+        detail: str,
+        partition: int,
+        now: float,
+        other: str,
+        suggestion: str = "",
     ) -> Out:
         event = MailEvent(
             id=event_id(mail.id, kind, mail.origin),
@@ -183,8 +239,24 @@ class Screen:
             detail=detail or (f"first received as {other}" if other else ""),
             action="none",
             terminal=True,
+            suggestion=suggestion,
         )
         return Out("mail-events", encode(event), _EVENT, event.id.encode(), partition)
+
+
+def letters(contact: Known) -> bytes:
+    """The ``consent`` header of a mail to the contact."""
+    consent = contact.consent
+    if consent is None:
+        return b""
+    return (b"o" if consent.opens else b"") + (b"c" if consent.clicks else b"")
+
+
+def meant(mail: Candidate, screening: Screening) -> Verdict:
+    """What a domain without a mail host was most likely meant to be."""
+    local, _, domain = mail.to.rpartition("@")
+    found = screening.lists.place(domain).meant
+    return Verdict(detail=f"{found} was most likely meant", suggestion=f"{local}@{found}") if found else PASS
 
 
 def candidate(record: Record) -> Candidate:

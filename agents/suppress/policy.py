@@ -167,7 +167,7 @@ def _count(
         tenant=event.tenant, to=event.to, reason="soft_bounces", origin=event.id, window=window.name
     )
     old, day = known.get(row.key), int(when // DAY)
-    if old and (when <= old.time or day in old.hits or old.applies(event.tenant, event.stream, when)):
+    if old and (when <= old.time or day in old.hits or old.in_force(when)):
         return []
     earlier = old.hits if old else ()
     hits = (*(hit for hit in earlier if day - window.days < hit), day)

@@ -34,6 +34,7 @@ mailsluice_records_out counter stage,topic
 mailsluice_repeats counter gate
 mailsluice_replies_unclassified counter provider
 mailsluice_retries counter stage
+mailsluice_screen_rules counter reason,action
 mailsluice_smtp_connections gauge provider,source
 mailsluice_source_unwell gauge source
 mailsluice_stage_busy_seconds counter stage

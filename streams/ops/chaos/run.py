@@ -160,6 +160,7 @@ class Chaos:
             self.home, "apache", PARTITIONS, WORLD, 0,
             on_fault=lambda text: self._say(f"FAULT {text}"), on_restart=lambda name, code: self._fleet.ended(name, code),
             policy=POLICY, lifetime=self._lifetime, deliver_rate=200.0, module="streams.ops.chaos.stumble",
+            screen_rules=self.home / "rules.toml",
         )  # fmt: skip
         self._fleet = Fleet(self._scene, options.groups, self._say)
         self.report = Report(options, faults)
@@ -172,6 +173,8 @@ class Chaos:
     async def run(self) -> Report:
         """All of it. Raises SceneFailed where the scene could not be set."""
         self.home.mkdir(parents=True, exist_ok=True)
+        # The load is one campaign after the other to the same people: no ceiling may end it.
+        (self.home / "rules.toml").write_text('[default]\nfrequency = "off"\n')
         (self.home / "plan.json").write_bytes(orjson.dumps([asdict(f) for f in self.report.faults]))
         try:
             async with asyncio.timeout(300 + 3 * seconds(self.report.faults) + 2 * self._lifetime):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import resources
 
 import orjson
 import pytest
@@ -11,11 +12,14 @@ from msgspec.structs import replace
 from agents import Out
 from agents.screen.agent import Screen
 from agents.screen.policy import Settings
+from agents.screen.rules_file import read_rules
 from schemas.codec import Headers, Record, encode
 from schemas.identity import mail_id
 from schemas.ladder import RUNGS
 from schemas.suppression import Suppression
 from tests.support.gates import START, Broker, BrokerTicket, Suppressed, TailStates
+
+SHIPPED = read_rules((resources.files("agents.screen") / "rules.toml").read_text("utf-8"))
 
 
 class GateOne:
@@ -289,3 +293,64 @@ async def test_an_envelope_that_is_none_is_rejected_and_the_batch_goes_on(header
     [_, bad, _] = await made.take(send("o1"), wrong, send("o3", campaign="e"))
     assert bad.rejected is not None
     assert made.ends() == [("o1", "pass", ""), ("o3", "pass", "")]
+
+
+# --- the rules for marketing mail
+
+
+class Ruled(GateOne):
+    """With the shipped rules."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self.told: list[tuple[str, str]] = []
+        self.agent = Screen(
+            Settings(),
+            self.states,
+            self.suppressed,
+            self.contacts,
+            RUNGS,
+            lambda: self.now,
+            SHIPPED,
+            lambda *told: self.told.append(told),
+        )
+
+
+async def test_a_rule_stops_marketing_with_its_reason_and_what_was_meant_and_nothing_else():
+    gate = Ruled(Broker())
+    await gate.agent.assigned(0)
+    await gate.take(
+        send("o1", to="anna@gmial.com"),
+        send("o2", to="anna@gmial.com", stream="transactional"),
+        send("o3", to="info@b.example"),
+        send("o4", to="anna@gmail.con", host="no_domain"),
+        send("o5"),
+    )
+    await asyncio.sleep(0)
+    assert sorted(gate.ends()) == [
+        ("o1", "suppressed", "mistyped_domain"),
+        ("o2", "pass", ""),
+        ("o3", "suppressed", "role_address"),
+        ("o4", "bounced", "no_domain"),
+        ("o5", "pass", ""),
+    ]
+    events = {
+        e["origin"]: e for e in (orjson.loads(o.value) for o in gate.outs() if o.topic == "mail-events")
+    }
+    assert events["o1"]["suggestion"] == "anna@gmail.com"
+    assert events["o4"]["suggestion"] == "anna@gmail.com"
+    assert gate.told == [("mistyped_domain", "stop"), ("role_address", "stop")]
+
+
+async def test_many_campaigns_at_once_meet_the_ceiling_and_a_redo_repeats_what_was_decided():
+    gate = Ruled(Broker())
+    await gate.agent.assigned(0)
+    sends = [send(f"o{n}", campaign=f"c{n}") for n in range(12)]
+    await gate.take(*sends)
+    await asyncio.sleep(0)
+    first = gate.ends()
+    assert [kind for _, kind, _ in first] == ["pass"] * 10 + ["suppressed"] * 2
+    assert {reason for _, _, reason in first} == {"", "too_many"}
+    await gate.take(*sends)
+    await asyncio.sleep(0)
+    assert sorted(gate.ends()) == sorted(first * 2)
