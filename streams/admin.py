@@ -157,10 +157,13 @@ async def _write_topology(settings: Settings, topology: Topology) -> None:
         await producer.stop()
 
 
-async def read_topology(settings: Settings, missing_ok: bool = False) -> Topology | None:
-    """The topology record. Raises WrongTopology where there is none, unless ``missing_ok``."""
+async def read_topology(
+    settings: Settings, missing_ok: bool = False, seconds: float = 30.0
+) -> Topology | None:
+    """The topology record. Raises WrongTopology where there is none, unless ``missing_ok``; KafkaError where
+    no broker answers within ``seconds``."""
     reader = make_reader(settings)
-    await started(reader)
+    await started(reader, seconds)
     tp = TopicPartition(settings.topic("mail-topology"), 0)
     found: Topology | None = None
     try:
@@ -186,9 +189,10 @@ async def read_topology(settings: Settings, missing_ok: bool = False) -> Topolog
     return found
 
 
-async def check(settings: Settings) -> Topology:
-    """The topology that this worker may run on. Raises WrongTopology otherwise."""
-    found = await read_topology(settings)
+async def check(settings: Settings, seconds: float = 30.0) -> Topology:
+    """The topology that this worker may run on. Raises WrongTopology otherwise; KafkaError where no broker
+    answers within ``seconds``: a person at a terminal waits less patiently than a worker."""
+    found = await read_topology(settings, seconds=seconds)
     assert found is not None
     if found.lanes != lane_names():
         raise WrongTopology(_LANES.format(theirs=", ".join(found.lanes), ours=", ".join(lane_names())))

@@ -99,7 +99,7 @@ async def publish(
     settings: Settings, found: Iterable[Message], told: Told, on_note: Callable[[str], None]
 ) -> None:
     """Write each message; returns once all are acknowledged. Raises KafkaError, WrongTopology."""
-    topology = await check(settings)
+    topology = await check(settings, 5.0)
     envelopes = Envelopes(settings, topology.partitions)
     producer = make_producer(settings)
     await producer.start()
