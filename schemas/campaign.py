@@ -50,6 +50,25 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     quiet: Quiet | None = None
 
 
+class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of the campaign that goes first; the rest waits until it proved good.
+
+    ``share`` of the recipients, always the same ones of a campaign. ``minutes`` after its first attempt, and
+    with at least ``minimum`` attempts that ended (delivered or bounced), the rest may go, if fewer than
+    ``bounces`` of those bounced, fewer than ``complaints`` of those delivered complained, and fewer than
+    ``deferrals`` of all attempts were deferred. From the minimum on, whatever reaches its limit pauses the
+    campaign. ``state`` is written by the pipeline: ``passed`` or ``failed``; leave it out.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=0.5)] = 0.02
+    minutes: Annotated[float, Meta(ge=1, le=1440)] = 30.0
+    minimum: Annotated[int, Meta(ge=20, le=1_000_000)] = 100
+    bounces: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    complaints: Annotated[float, Meta(gt=0, le=1)] = 0.003
+    deferrals: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    state: Literal["waiting", "passed", "failed"] = "waiting"
+
+
 @event("campaign", 1)
 class Campaign(
     msgspec.Struct,
@@ -64,6 +83,7 @@ class Campaign(
     ``sender`` (wire name ``from``) and ``reply_to`` are mailboxes: ``Name <address>`` or ``address``.
     ``guarantee`` decides what happens to a mail whose reply never came: ``at_least_once`` tries again,
     ``at_most_once`` journals an intent first and ends it as unknown. ``priority`` 0 (last) to 9 (first).
+    ``canary``: a few first, the rest when they proved good (marketing only).
     """
 
     id: Identifier
@@ -81,6 +101,17 @@ class Campaign(
     tracking: bool = True
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
     guarantee: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    canary: Canary | None = None
+
+    def __post_init__(self) -> None:
+        """A password reset cannot wait for others to prove anything."""
+        if self.canary is not None and self.stream != "marketing":
+            raise ValueError("canary: only a marketing campaign sends a part of it first")
+
+    @property
+    def rest_waits(self) -> bool:
+        """Whether all but the canary's recipients wait for it."""
+        return self.canary is not None and self.canary.state != "passed"
 
     @property
     def key(self) -> bytes:

@@ -8,6 +8,9 @@ import msgspec
 
 from schemas.codec import event
 
+MOST_CAMPAIGNS = 1000
+"""Campaigns in one report: those beyond it are not counted in that second."""
+
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Replies of one kind in the report's second: their class and action, how many, one sample.
@@ -42,6 +45,20 @@ class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     over: int = 0
 
 
+class CampaignCount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a marketing campaign's mail: ``attempts`` and how they ended (delivery reports), or
+    ``complaints`` and ``late_bounces`` that came back (feedback reports)."""
+
+    campaign: str
+    tenant: str = "default"
+    attempts: int = 0
+    delivered: int = 0
+    deferred: int = 0
+    bounced: int = 0
+    complaints: int = 0
+    late_bounces: int = 0
+
+
 @event("lane_report", 1)
 class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums of one worker incarnation, lane, source and DKIM domain; ``number`` counts its reports up.
@@ -52,6 +69,7 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     A worker with mail waiting reports every second, sums of zero too: the answer is its lease.
     ``used``: messages started, by the limits that the report falls under. ``traps``: spam traps that mail
     reached; ``listed``: block lists that have the source or domain, by our own check (feedback).
+    ``campaigns``: the same sums by marketing campaign, at most MOST_CAMPAIGNS.
     """
 
     worker: str
@@ -80,3 +98,4 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     used: tuple[Used, ...] = ()
     traps: int = 0
     listed: int = 0
+    campaigns: tuple[CampaignCount, ...] = ()

@@ -46,6 +46,7 @@ from agents.suppress import policy as suppress_policy
 from agents.suppress.agent import Suppress
 from agents.wait import policy as wait_policy
 from agents.wait.agent import Wait
+from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
@@ -400,7 +401,7 @@ class App:
                     fact = decode(record, "lane_policy")
                     if isinstance(fact, Hold):
                         holds.feed(fact)
-                    elif not isinstance(fact, Command):
+                    elif not isinstance(fact, Command | CampaignGate):
                         allowance.feed(message.offset, fact)
                 except Malformed as error:
                     log.error("mail-lane-policy@%d cannot be read: %s", message.offset, error)

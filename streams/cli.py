@@ -17,7 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "warmup": ("streams.ops.warmup:warmup", "Warm-up: the plans, who stands where, and your word on it."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
     "queue": ("streams.ops.queue:queue", "What waits; bring it forward, end it, move it; who steered what."),
-    "campaign": ("streams.ops.campaign:campaign", "Pause, resume or cancel a campaign on its way."),
+    "campaign": (
+        "streams.ops.campaign:campaign",
+        "Pause, resume or cancel a campaign; send what waits for its canary.",
+    ),
     "tenant": ("streams.ops.campaign:tenant", "The same for all mail of a tenant,"),
     "lane": ("streams.ops.campaign:lane", "for all mail to a provider,"),
     "source": ("streams.ops.campaign:source", "and for a sending address."),

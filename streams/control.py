@@ -27,24 +27,28 @@ import faust
 import faust.transport.drivers.aiokafka as aiokafka_driver
 
 from agents.shape.agent import Fact, Shaper
+from agents.shape.campaigns import Campaigns as Gates
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
+from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
 from schemas.hold import Command, Hold
 from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
-from streams import probes, seldom
+from streams import metrics, probes, seldom
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.clock import SteadyClock
-from streams.counting import forget_limits, limit_gauges
+from streams.counting import begin_campaigns, forget_limits, limit_gauges
 from streams.follow import Follower
 from streams.settings import BadSettings, Settings, load
+from streams.tables import Campaigns
 
 log = logging.getLogger("mailsluice.control")
 APP = "mailsluice-control"
 """faust's app id and consumer group; MAILSLUICE_PREFIX goes before it."""
 REPORTS = "mail-lane-reports"
 POLICY = "mail-lane-policy"
+CAMPAIGNS = "mail-campaigns"
 EXIT_BUG = 70
 EXIT_CONFIG = 78
 
@@ -134,11 +138,14 @@ class Control:
     def __init__(self, settings: Settings, policy: Policy, app: faust.App) -> None:
         self.settings = settings
         self.shaper = Shaper(policy)
+        self.gates = Gates(policy.campaign, policy.tenants)
+        self.campaigns: Campaigns | None = None
         self._stamps = stamps_of(settings)
         self._clock = SteadyClock()
         self.app = app
         self.reports = app.topic(settings.topic(REPORTS), key_type=bytes, value_type=bytes)
         self.policy = app.topic(settings.topic(POLICY), key_type=bytes, value_type=bytes)
+        self.campaign_topic = app.topic(settings.topic(CAMPAIGNS), key_type=bytes, value_type=bytes)
         self.worker = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns():x}"
         self.leading = asyncio.Event()
         self._follower: Follower | None = None
@@ -150,6 +157,7 @@ class Control:
         app.on_partitions_assigned.connect(self.assigned)
         app.on_partitions_revoked.connect(self.revoked)
         app.task(self.follow)
+        begin_campaigns()
         if settings.metrics:
             app.task(self.serve)
 
@@ -165,6 +173,8 @@ class Control:
         try:
             self._follower = Follower(self.settings, die)
             await self._follower.start()
+            self.campaigns = Campaigns(self._follower)
+            await self.campaigns.open()
             first = await self._follower.first(POLICY, 0)
             await self._follower.follow(POLICY, 0, self.sink, first)
             self._following.set()
@@ -185,6 +195,9 @@ class Control:
                 continue
             if isinstance(fact, LaneOrder):
                 self.order(fact)
+            elif isinstance(fact, CampaignGate):
+                if not self.leading.is_set():
+                    self.gates.remember(fact)
             elif not isinstance(fact, LanePolicy | Lease | Decision | Leader):
                 log.warning("%s offset %d is no record of shape", POLICY, message.offset)
             elif self.leading.is_set():
@@ -262,6 +275,7 @@ class Control:
             self.shaper.refusals += 1
             log.warning("%s offset %d is refused: %s", REPORTS, message.offset, error)
             return
+        self.gates.add(report, self._clock())
         await self.publish(self.shaper.on_report(report, self._clock(), time.monotonic()))
 
     async def tick(self) -> None:
@@ -275,10 +289,32 @@ class Control:
             await self.publish(facts)
             for key in drops:
                 await (await self.policy.send(key=key, value=None, partition=0))
+            await self.judge(self._clock())
             limit_gauges(self.shaper.published.values())
         except Exception as error:
             log.exception("tick failed")
             die(EXIT_BUG, f"the timer of shape failed: {error!r}")
+
+    async def judge(self, now: float) -> None:
+        """Pause campaigns by what came back, let the rest of those go whose canary proved good."""
+        assert self.campaigns is not None  # opened before anybody can lead
+        changes = self.gates.due(self.campaigns, now)
+        records, drops = self.gates.records(now)
+        for written in [await self._send(gate.key, gate) for gate in records]:
+            await written  # before the campaigns: the next leader must know why they stopped
+        for key in drops:
+            await (await self.policy.send(key=key, value=None, partition=0))
+        for campaign, gate, reason in changes:
+            await (await self.campaign_topic.send(key=campaign.key, value=encode(campaign), partition=0))
+            if not gate:  # published once more, decided before
+                continue
+            what = "campaign release" if gate == "passed" else "campaign pause"
+            on = {"campaign": campaign.id, "tenant": campaign.tenant}
+            command = Command(what=what, on=on, who="shape", why=reason, time=now, done=True)
+            await (await self._send(command.key, command))
+            metrics.CAMPAIGN_GATES.labels(gate).inc()
+            log.warning("%s %s: %s", what, campaign.key.decode(), reason)
+        metrics.CANARY_LATE.set(self.gates.waiting(self.campaigns, now))
 
     def reload(self) -> list[Fact]:
         """Read the policy files again where they changed; a faulty one is told, and the old one stays."""
@@ -292,6 +328,7 @@ class Control:
             log.error("the changed shaping policy is not taken, the old one stays: %s", error)
             return []
         log.warning("the shaping policy has changed and is in force")
+        self.gates.settings, self.gates.tenants = policy.campaign, policy.tenants
         return self.shaper.adopt(policy, self._clock())
 
     async def publish(self, facts: Sequence[Fact]) -> None:
@@ -299,7 +336,7 @@ class Control:
         for written in [await self._send(fact.key, fact) for fact in facts]:
             await written
 
-    async def _send(self, key: bytes, fact: Fact | Leader) -> Awaitable[Any]:
+    async def _send(self, key: bytes, fact: Fact | Leader | CampaignGate | Command) -> Awaitable[Any]:
         kind, version = name_of(type(fact))
         headers = {"type": kind.encode(), "version": str(version).encode()}
         sent: Awaitable[Any] = await self.policy.send(

@@ -177,3 +177,9 @@ def forget_limits() -> None:
     metrics.LANE_LIMIT.clear()
     metrics.LANE_SUSPENDED.clear()
     metrics.STREAM_STOPPED.clear()
+
+
+def begin_campaigns() -> None:
+    """Decisions about campaigns are counted from 0."""
+    for gate in ("bounces", "complaints", "deferrals", "passed"):
+        metrics.CAMPAIGN_GATES.labels(gate)

@@ -151,5 +151,16 @@ SCREEN_RULES = Counter(
     ["reason", "action"],
     registry=REGISTRY,
 )
+CAMPAIGN_GATES = Counter(
+    "mailsluice_campaign_gates_total",
+    "Campaigns paused by what came back (bounces, complaints, deferrals), or whose canary passed",
+    ["gate"],
+    registry=REGISTRY,
+)
+CANARY_LATE = Gauge(
+    "mailsluice_canary_late_seconds",
+    "For how long the oldest canary has been undecided beyond its minutes: too few of its mails ended",
+    registry=REGISTRY,
+)
 SUPPRESSIONS = Counter("mailsluice_suppressions_total", "Suppressions written", ["reason"], registry=REGISTRY)
 ProcessCollector(registry=REGISTRY)  # process_cpu_seconds_total, process_resident_memory_bytes, ...

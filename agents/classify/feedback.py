@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from schemas.event import MailEvent
-from schemas.lane_report import LaneReport, Reply
+from schemas.lane_report import MOST_CAMPAIGNS, CampaignCount, LaneReport, Reply
 
 MOST_REPLIES = 20
 """Kinds of reply in one report."""
@@ -21,6 +21,7 @@ class Sums:
         self._number = 0
         self._counts: dict[tuple[str, str, str], Counter[str]] = {}
         self._replies: dict[tuple[str, str, str], dict[tuple[str, str, str, str], Reply]] = {}
+        self._campaigns: dict[tuple[str, str, str], dict[tuple[str, str], Counter[str]]] = {}
 
     def add(self, event: MailEvent) -> None:
         """Count an event that came back; machines and what nobody verified do not count."""
@@ -29,6 +30,9 @@ class Sums:
             return
         key = (event.provider, event.source, event.dkim)
         self._counts.setdefault(key, Counter())[field] += 1
+        if event.stream == "marketing" and event.campaign and field in ("complaints", "late_bounces"):
+            whose = self._campaigns.setdefault(key, {})
+            whose.setdefault((event.tenant, event.campaign), Counter())[field] += 1
         if field == "late_bounces":
             kinds = self._replies.setdefault(key, {})
             kind = (event.klass, event.action, event.scope, event.rule)
@@ -64,8 +68,15 @@ class Sums:
                     opens=counts["opens"],
                     clicks=counts["clicks"],
                     replies=tuple(self._replies.get(key, {}).values()),
+                    campaigns=tuple(
+                        CampaignCount(tenant=tenant, campaign=campaign, **sums)
+                        for (tenant, campaign), sums in list(self._campaigns.get(key, {}).items())[
+                            :MOST_CAMPAIGNS
+                        ]
+                    ),
                 )
             )
         self._counts.clear()
         self._replies.clear()
+        self._campaigns.clear()
         return found

@@ -305,6 +305,8 @@ class Deliver:
             self._aside(mail, self._rungs[1].seconds, held="campaign")
         elif tenant == "paused":
             self._aside(mail, self._rungs[1].seconds, held="tenant")
+        elif mail.rest and campaign is not None and campaign.rest_waits:
+            self._aside(mail, self._rungs[1].seconds, held="canary")
         else:
             for _, value in self._suppressions(mail.partition).scan(mail.to.encode() + b"|"):
                 row = parse(value, Suppression)

@@ -26,7 +26,7 @@ class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
     ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
-    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``verdict``: the outcome that a verdict names, else empty.
+    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class Mail:
         "rcpt",
         "received",
         "requires",
+        "rest",
         "session",
         "shared",
         "site",
@@ -105,6 +106,7 @@ class Mail:
         self.last = record.text("reply")
         self.prefers = record.text("from")
         self.barred: tuple[str, ...] = ()
+        self.rest = "canary" in headers
         self.once = headers.get("guarantee") == b"at_most_once"
         self.partition = record.partition
         self.topic = record.topic

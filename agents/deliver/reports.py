@@ -10,7 +10,7 @@ from agents.deliver.allowance import Allowance
 from agents.deliver.job import Mail
 from agents.deliver.pool import Pool
 from schemas.codec import encode
-from schemas.lane_report import LaneReport, Reply, Used
+from schemas.lane_report import MOST_CAMPAIGNS, CampaignCount, LaneReport, Reply, Used
 from schemas.outcome import Outcome
 from schemas.reply import Meaning
 
@@ -27,7 +27,7 @@ Kind = tuple[str, str, str, str, bool]
 
 
 class _Sum:
-    __slots__ = ("domains", "least", "replies", "samples", "states")
+    __slots__ = ("campaigns", "domains", "least", "replies", "samples", "states")
 
     def __init__(self) -> None:
         self.states: Counter[str] = Counter()
@@ -36,6 +36,8 @@ class _Sum:
         self.least: dict[Kind, int] = {}
         """Connections open beside the refused one, or messages that the connection had carried."""
         self.domains: set[str] = set()
+        self.campaigns: dict[tuple[str, str], Counter[str]] = {}
+        """By tenant and campaign: how attempts ended, of marketing mail."""
 
     def add(self, meaning: Outcome | Meaning, reply: str, domain: str, least: int, greeting: bool) -> None:
         kind = (meaning.klass, meaning.action, meaning.scope, meaning.rule, greeting)
@@ -68,6 +70,12 @@ class Reports:
         found = self._sum((mail.feed.key if mail.feed is not None else mail.provider, mail.source, mail.dkim))
         found.states[outcome.state] += 1
         found.domains.add(mail.domain)
+        if mail.stream == "marketing":
+            whose = (mail.tenant, mail.campaign)
+            counts = found.campaigns.get(whose)
+            if counts is None:
+                counts = found.campaigns[whose] = Counter()
+            counts[outcome.state] += 1
         if outcome.state != "delivered":
             before = max(0, mail.session.carried - 1) if mail.session else 0
             found.add(outcome, outcome.reply, mail.domain, before, False)
@@ -151,6 +159,17 @@ class Reports:
                     carried=0 if kind[4] else found.least[kind],
                 )
                 for kind, count in found.replies.most_common(MAX_REPLIES)
+            ),
+            campaigns=tuple(
+                CampaignCount(
+                    tenant=tenant,
+                    campaign=campaign,
+                    attempts=sum(counts.values()),
+                    delivered=counts["delivered"],
+                    deferred=counts["deferred"],
+                    bounced=counts["bounced"],
+                )
+                for (tenant, campaign), counts in list(found.campaigns.items())[:MOST_CAMPAIGNS]
             ),
         )
         return Out("mail-lane-reports", encode(report), HEADERS, None, 0)

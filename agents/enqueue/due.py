@@ -7,6 +7,7 @@ later waits on the ladder before it is rendered. Attempts after the first follow
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta, tzinfo
+from hashlib import blake2b
 
 from schemas.campaign import Quiet, Schedule
 
@@ -17,6 +18,13 @@ MORNING = 900.0
 def share_of(mail: str) -> float:
     """A number in [0, 1) that belongs to a mail's id (hexadecimal digits), evenly spread over many."""
     return int(mail[:12], 16) / 16**12
+
+
+def in_canary(tenant: str, campaign: str, recipient: str, share: float) -> bool:
+    """Whether a recipient (normalised address) belongs to the part that goes first: always the same ones of a
+    campaign, others in another campaign, so that nobody is every campaign's canary."""
+    digest = blake2b(f"{tenant}/{campaign}|{recipient}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest) < share * 2**48
 
 
 def due_of(mail: str, received: float, schedule: Schedule, zone: tzinfo | None) -> float:

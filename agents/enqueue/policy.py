@@ -8,7 +8,7 @@ from datetime import tzinfo
 from functools import lru_cache
 from typing import NamedTuple
 
-from agents.enqueue.due import due_of
+from agents.enqueue.due import due_of, in_canary
 from schemas.address import MAX_ADDRESS, Address, domain_of
 from schemas.campaign import Campaign, Schedule
 from schemas.codec import Headers
@@ -127,6 +127,12 @@ def accepted(
     """The envelope of a mail that may go on."""
     headers = _envelope(request, campaign, settings)
     due = _due(request, campaign.schedule)
+    canary = campaign.canary
+    if canary is not None and not in_canary(campaign.tenant, campaign.id, request.address.key, canary.share):
+        # Also of a canary that has passed: it may be somebody's first look at an old record of the campaign.
+        headers["canary"] = b"rest"
+        if campaign.rest_waits:  # it waits before it is rendered; the ladder holds it until the canary passed
+            due = min(max(due, now) + canary.minutes * 60, max(now, expiry(request, campaign, settings) - 1))
     if due > now:
         headers["not_before"] = number(due)
     consent = request.send.consent

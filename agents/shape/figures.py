@@ -136,6 +136,18 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """When what comes back pauses a marketing campaign of a tenant, once ``minimum`` of its mails ended
+    (delivered or refused for good). A share of 1 is never reached by complaints, and hardly by bounces."""
+
+    minimum: int = 1000
+    bounces: float = 0.05
+    """Bounced, late ones too, of those that ended."""
+    complaints: float = 0.003
+    """Complaints of those delivered (Google's and Yahoo's limit for senders)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How what is new at a provider warms up: a step a day, after good days only (providers.md).
 
@@ -226,6 +238,10 @@ class Settings:
 
     signer: float = 10.0
     """A DKIM domain starts at, and may reach, so many times the maximum of one source."""
+
+    campaign: Feedback = Feedback()
+    tenants: Mapping[str, Feedback] = field(default_factory=dict)
+    """By tenant, where the policy says something of it."""
 
     plans: Mapping[str, Plan] = field(default_factory=dict)
     named: Mapping[tuple[str, str, str], Limits] = field(default_factory=dict)

@@ -14,13 +14,13 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from agents.shape.figures import GROWTH, WARM, Law, Limits, Plan, Reaction, Settings, Sweep, signed
+from agents.shape.figures import GROWTH, WARM, Feedback, Law, Limits, Plan, Reaction, Settings, Sweep, signed
 
 __all__ = ["BadPolicy", "Law", "Limits", "Plan", "Reaction", "Settings", "Sweep", "parse_policy"]
 T = TypeVar("T")
 Layer = Mapping[str, Any]
 """Fields of Limits that a section gives."""
-SECTIONS = ("default", "provider", "source", "dkim", "plan", "reaction", "law", "sweep")
+SECTIONS = ("default", "provider", "source", "dkim", "plan", "reaction", "law", "sweep", "campaign", "tenant")
 
 
 class BadPolicy(ValueError):
@@ -54,7 +54,7 @@ def parse_policy(text: str, where: str = "policy.toml", override: str = "", by: 
         raise BadPolicy(both, faults)
     joined: dict[str, Any] = {
         name: _joined(base.tables.get(name, {}), over.tables.get(name, {}))
-        for name in ("default", "law", "sweep", "plan")
+        for name in ("default", "law", "sweep", "plan", "campaign")
     }
     if "default" not in base.tables and "default" not in over.tables:
         joined["default"] = None
@@ -65,7 +65,18 @@ def parse_policy(text: str, where: str = "policy.toml", override: str = "", by: 
     reactions = _reactions(_named(base.tables.get("reaction", []), over.tables.get("reaction", [])), faults)
     if default is None:
         raise BadPolicy(both, faults)
-    made = Settings(default, {}, reactions, law or Law(), sweep or Sweep(), plans=plans)
+    campaign = _read(Feedback, joined["campaign"], "campaign", faults, _check_feedback)
+    tenants = _tenants(joined["campaign"], base, over, faults)
+    made = Settings(
+        default,
+        {},
+        reactions,
+        law or Law(),
+        sweep or Sweep(),
+        campaign=campaign or Feedback(),
+        tenants=tenants,
+        plans=plans,
+    )
     made = _limits(made, base, over, faults)
     _check_plans(made, faults)
     if faults:
@@ -170,6 +181,30 @@ def _plans(entries: Any, faults: list[str]) -> dict[str, Plan]:
         if plan is not None:
             found[name] = plan
     return found
+
+
+def _tenants(campaign: Any, base: _Text, over: _Text, faults: list[str]) -> dict[str, Feedback]:
+    """``[tenant."NAME"]`` over ``[campaign]``, the override's last."""
+    layers: dict[str, dict[str, Any]] = {}
+    for text in (base, over):
+        for name, entry in _tables(text.tables.get("tenant", {}), "tenant", faults):
+            below = campaign if isinstance(campaign, dict) else {}
+            layers[name] = {**layers.get(name, below), **entry}
+    read = (
+        (name, _read(Feedback, e, f"tenant.{name}", faults, _check_feedback)) for name, e in layers.items()
+    )
+    return {name: found for name, found in read if found is not None}
+
+
+def _check_feedback(feedback: Feedback) -> list[str]:
+    faults = [
+        f"{name}: is a share, above 0 and at most 1"
+        for name in ("bounces", "complaints")
+        if not 0 < getattr(feedback, name) <= 1
+    ]
+    if feedback.minimum < 20:
+        faults.append("minimum: must be at least 20 mails: fewer say nothing")
+    return faults
 
 
 def _check_plan(plan: Plan) -> list[str]:

@@ -78,6 +78,8 @@ class Wait:
         record = ticket.record
         campaign = self._campaigns.get(slip.campaign)
         state = campaign.state if campaign else "active"
+        if state == "active" and campaign is not None and campaign.canary and "canary" in record.headers:
+            state = "canary" if campaign.rest_waits else state
         topic, headers = onward(record, slip, state, self._settings, now)
         value = None if headers.get("type") == b"verdict" else record.value
         ticket.emit(Out(topic, value, headers, record.key, record.partition))

@@ -61,7 +61,8 @@ def wakes_at(record: Record, slip: Slip, rungs: Sequence[Rung], now: float) -> f
 
 
 def onward(record: Record, slip: Slip, state: str, settings: Settings, now: float) -> tuple[str, Headers]:
-    """(topic, headers) for a record that wakes. ``state`` is its campaign's: active, paused, cancelled.
+    """(topic, headers) for a record that wakes. ``state`` is its campaign's: active, paused, cancelled, or
+    canary: the mail is of the rest that waits for one.
 
     Nothing is ended here: what may not be sent goes where it would have gone, as a verdict. A verdict
     that is on the ladder keeps its own reason.
@@ -73,12 +74,12 @@ def onward(record: Record, slip: Slip, state: str, settings: Settings, now: floa
         return slip.next, verdict(off_ladder(record.headers), *ended)
     due = slip.due
     if due <= now:
-        if state != "paused":
+        if state not in ("paused", "canary"):
             return slip.next, off_ladder(record.headers)
         rung = next((r for r in settings.rungs if r.name == settings.paused), settings.rungs[0])
         due = min(now + rung.seconds, slip.expires or now + rung.seconds)
         _, headers = onto_ladder(record.headers, slip.next, due, now, settings.rungs)
-        headers["held"] = b"campaign"
+        headers["held"] = b"canary" if state == "canary" else b"campaign"
         return rung.topic, headers
     return onto_ladder(record.headers, slip.next, due, now, settings.rungs)
 

@@ -25,6 +25,7 @@ from streams.ops.queue_scan import (
     end,
     fact,
     put,
+    release,
     resume,
     scan,
     waiting_from,
@@ -33,6 +34,7 @@ from streams.ops.read import read_to_end
 from streams.settings import Settings
 
 STATES = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
+RELEASE = "release"
 
 
 class Refusal(click.ClickException):
@@ -84,12 +86,20 @@ async def change_campaign(
         raise Refusal(f"no campaign {id!r} of tenant {tenant!r} on mail-campaigns (see `campaign list`)")
     if known.state == "cancelled" and do != "cancel":
         raise Refusal(f"campaign {id!r} was cancelled: its mail has ended; publish a new one")
+    if do == RELEASE and not (known.rest_waits and known.state == "active"):
+        raise Refusal(_nothing_to_release(known))
     selection = Selection(campaign=id, tenant=tenant)
     command = Command(what=f"campaign {do}", on=selection.as_dict(), who=who, why=why, time=time.time())
     async with audited(settings, command) as (producer, counts):
-        changed = replace(known, state=cast(Any, STATES[do]))
+        changed = replace(known, state=cast(Any, STATES.get(do, known.state)))
+        failed = known.canary is not None and known.canary.state == "failed"
+        if known.canary is not None and (do == RELEASE or (do == "resume" and failed)):
+            # Its recipients have had their mail: there is nothing left to measure. The operator decides.
+            changed = replace(changed, canary=replace(known.canary, state="passed"))
         await producer.send_and_wait(settings.topic("mail-campaigns"), encode(changed), key=changed.key)
-        act = _follow_up(do, f"campaign_{STATES[do]}", why)
+        if do == "resume" and failed:
+            do = "resume the rest"
+        act = _follow_up(do, f"campaign_{STATES.get(do, '')}", why)
         if act:
             await asyncio.sleep(SETTLE)
             starts = await waiting_from(settings, topology.partitions, ["wait"])
@@ -97,9 +107,40 @@ async def change_campaign(
     return counts
 
 
+async def paused_for(settings: Settings) -> dict[str, str]:
+    """tenant/id -> why shape paused the campaign, of those that it did."""
+    found: dict[str, str] = {}
+    async for record in read_to_end(settings, [(POLICY, 0)]):
+        if record.value and record.headers.get("type") == b"campaign_gate":
+            try:
+                gate = decode(record, "campaign_gate")
+            except Malformed:
+                continue
+            found[gate.name] = gate.reason if gate.state else ""
+    return {name: why for name, why in found.items() if why}
+
+
+async def _listed(settings: Settings) -> tuple[dict[str, Campaign], dict[str, str]]:
+    return await campaigns(settings), await paused_for(settings)
+
+
+def _nothing_to_release(known: Campaign) -> str:
+    if known.canary is None:
+        return f"campaign {known.id!r} has no canary: nothing of it waits for one"
+    if known.canary.state == "passed":
+        return f"the canary of campaign {known.id!r} has passed: its rest is on its way"
+    return (
+        f"campaign {known.id!r} is paused: `campaign resume` lets it go on, also the rest of a failed canary"
+    )
+
+
 def _follow_up(do: str, reason: str, why: str) -> Act | None:
     if do == "resume":
         return resume
+    if do == RELEASE:
+        return release
+    if do == "resume the rest":  # of a canary that failed: both what was held and what was not due yet
+        return lambda record: resume(record) or release(record)
     # What lies in the lanes ends there at once; on the ladder it would only when it wakes.
     return end("cancelled", reason, why) if do == "cancel" else None
 
@@ -148,9 +189,11 @@ async def change_hold(
 
 def _tell(do: str, what: str, name: str, counts: dict[str, int], as_json: bool) -> None:
     if as_json:
-        echo_json({"what": what, "name": name, "state": STATES[do], **counts})
+        echo_json({"what": what, "name": name, "state": STATES.get(do, "released"), **counts})
         return
-    text = {"pause": "is paused", "resume": "goes on", "cancel": "is cancelled"}[do]
+    text = {"pause": "is paused", "resume": "goes on", "cancel": "is cancelled", RELEASE: "sends its rest"}[
+        do
+    ]
     moved = f"; {counts['copied']:,} mails on the ladder go on now" if "copied" in counts else ""
     if do == "cancel" and "copied" in counts:
         moved = f"; {counts['copied']:,} mails on the ladder end now"
@@ -159,7 +202,7 @@ def _tell(do: str, what: str, name: str, counts: dict[str, int], as_json: bool) 
 
 @click.group()
 def campaign() -> None:
-    """Pause, resume or cancel a campaign, wherever its mail is.
+    """Pause, resume or cancel a campaign, wherever its mail is; send the rest that waits for its canary.
 
     Before MAIL every mail looks at its campaign: within 2 s of the command no more leaves. What meets a
     paused campaign waits on the ladder, without an attempt counted, until it expires; `resume` brings it
@@ -174,20 +217,30 @@ def campaign() -> None:
 @at_broker
 @as_json
 def list_campaigns(broker: str | None, prefix: str | None, as_json: bool) -> None:
-    """Every campaign on mail-campaigns and its state.
+    """Every campaign on mail-campaigns, its state, and why it stopped where its feedback did that.
 
     \b
     Example: mailsluice campaign list --json
     """
     settings = asked(broker, prefix)
-    found = run(settings, campaigns(settings))
+    found, why = run(settings, _listed(settings))
+    rows: list[dict[str, str]] = []
+    for name, one in sorted(found.items()):
+        row = {"id": one.id, "tenant": one.tenant, "stream": one.stream, "state": one.state}
+        if one.canary is not None:
+            row["canary"] = one.canary.state
+        if one.state == "paused" and name in why:
+            row["why"] = why[name]
+        rows.append(row)
     if as_json:
-        echo_json(
-            [{"id": c.id, "tenant": c.tenant, "stream": c.stream, "state": c.state} for c in found.values()]
-        )
+        echo_json(rows)
         return
-    for one in sorted(found.values(), key=lambda c: c.key):
-        click.echo(f"{one.state:<10} {one.stream:<14} {one.tenant}/{one.id}")
+    for row in rows:
+        canary = f"  canary {row['canary']}" if "canary" in row else ""
+        reason = f"  {row['why']}" if "why" in row else ""
+        click.echo(
+            clean(f"{row['state']:<10} {row['stream']:<14} {row['tenant']}/{row['id']}{canary}{reason}")
+        )
 
 
 def _campaign_command(do: str, text: str) -> None:
@@ -208,6 +261,7 @@ def _campaign_command(do: str, text: str) -> None:
 for _do, _text in (
     ("pause", "Nothing more of the campaign leaves from 2 s after this.\n\nExample: mailsluice campaign pause spring --why 'wrong price'"),
     ("resume", "Its mail goes on, also what stepped onto the ladder.\n\nExample: mailsluice campaign resume spring --why 'price is right'"),
+    ("release", "The rest of it goes now, whatever its canary says.\n\nExample: mailsluice campaign release spring --why 'the canary is too small to tell'"),
     ("cancel", "What has not left ends as cancelled, for good.\n\nExample: mailsluice campaign cancel spring --why 'withdrawn'"),
 ):  # fmt: skip
     _campaign_command(_do, _text)

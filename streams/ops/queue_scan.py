@@ -87,6 +87,11 @@ def resume(record: Record) -> Out | None:
     return _copy(record) if on_ladder(record) and "held" in record.headers else None
 
 
+def release(record: Record) -> Out | None:
+    """What waits for its campaign's canary goes on, held already or still on its way to the first look."""
+    return _copy(record) if on_ladder(record) and record.headers.get("canary") == b"rest" else None
+
+
 def retry_now(scheduled: bool = False) -> Act:
     """What waits for its time goes on; what was not due for the first time (next: gate one's output) only if
     ``scheduled``."""

@@ -24,6 +24,7 @@ from agents.enqueue.campaigns import CheckCampaigns
 from agents.score import policy as score
 from agents.score.agent import Score
 from agents.shape.agent import Shaper
+from agents.shape.campaigns import Campaigns
 from agents.shape.rules import parse_policy
 from agents.suppress import policy as suppress
 from agents.suppress.agent import Suppress
@@ -262,6 +263,19 @@ async def shape_reads_reports(_: Path) -> None:
         assert parse(encode(fact), type(fact)) == fact
 
 
+async def shape_reads_gates(_: Path) -> None:
+    campaigns = Campaigns()
+    for path in examples_of("campaign_gate"):
+        campaigns.remember(read(path))
+    for path in examples_of("lane_report"):
+        campaigns.add(read(path), NOW)
+    known = [read(path) for path in examples_of("campaign")]
+    campaigns.due({campaign.key.decode(): campaign for campaign in known}, NOW)
+    records, drops = campaigns.records(NOW)
+    assert "acme/spring-2026" in {gate.name for gate in records}
+    assert drops == []
+
+
 async def deliver_reads_policy(_: Path) -> None:
     allowance = Allowance("deliver-0-4f2a", P)
     allowance.own(P)
@@ -303,6 +317,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("score", "event"): score_reads_events,
     ("shape", "lane_report"): shape_reads_reports,
     ("shape", "lane_policy"): shape_reads_policy,
+    ("shape", "campaign_gate"): shape_reads_gates,
 }
 """(stage, event that it reads) -> runs it over all examples. What a stage follows by hand is here too."""
 

@@ -87,7 +87,9 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def wire(broker: Broker, prefix: str) -> AsyncIterator[Wire]:
-    await create_topics(broker, prefix + "mail-lane-reports", prefix + "mail-lane-policy")
+    await create_topics(
+        broker, *(prefix + name for name in ("mail-lane-reports", "mail-lane-policy", "mail-campaigns"))
+    )
     producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap)
     consumer = AIOKafkaConsumer(
         prefix + "mail-lane-policy",

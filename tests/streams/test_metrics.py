@@ -13,6 +13,8 @@ CATALOGUE = """
 mailsluice_attempt_seconds histogram provider
 mailsluice_bounce_floods counter whose
 mailsluice_bugs counter stage
+mailsluice_campaign_gates counter gate
+mailsluice_canary_late_seconds gauge
 mailsluice_commits counter stage,result
 mailsluice_dead_letters counter stage,reason
 mailsluice_delivered_security counter provider,security
@@ -52,7 +54,9 @@ def found() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def test_names_and_labels_are_pinned():
-    text = "\n".join(f"{name} {kind} {','.join(labels)}" for name, (kind, labels) in sorted(found().items()))
+    text = "\n".join(
+        f"{name} {kind} {','.join(labels)}".rstrip() for name, (kind, labels) in sorted(found().items())
+    )
     assert text == CATALOGUE.strip(), text
 
 

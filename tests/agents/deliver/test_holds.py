@@ -9,7 +9,7 @@ import pytest
 from agents.deliver.allowance import Rate
 from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
-from schemas.campaign import Campaign
+from schemas.campaign import Campaign, Canary
 from schemas.hold import Hold
 from tests.support.agents import FakeTicket
 from tests.support.gates import START, Broker, GateTwo, Servers, mail, virtual, woken
@@ -52,13 +52,19 @@ def test_a_lane_goes_by_its_own_name_and_by_its_providers(
     assert holds.lane(held) == "active"
 
 
-@pytest.mark.parametrize("who", ["tenant", "campaign"])
+@pytest.mark.parametrize("who", ["tenant", "campaign", "canary"])
 def test_paused_mail_steps_to_the_second_rung_with_its_attempt_and_says_for_whom(who: str) -> None:
     async def story() -> None:
         made = await world(*[hold("tenant", "default", "paused")] * (who == "tenant"))
         if who == "campaign":
             made.campaigns["default/c"] = Campaign(id="c", sender="a@a.example", state="paused")
-        [ticket] = await made.take(mail("a", attempt=3))
+        if who == "canary":
+            made.campaigns["default/c"] = Campaign(id="c", sender="a@a.example", canary=Canary())
+            await made.take(mail("first", to="first@b.example"))  # the canary itself goes
+            await asyncio.sleep(0.05)
+            assert states(made) == [("delivered", "")]
+            made.broker.landed.pop("mail-outcomes")
+        [ticket] = await made.take(mail("a", attempt=3, canary="rest"))
         await asyncio.sleep(0.05)
         [copy] = made.broker.ladder()
         assert (copy.topic, copy.headers["attempt"], copy.headers["held"]) == (

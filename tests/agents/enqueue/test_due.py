@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from agents.enqueue.agent import gather, zone_of
-from agents.enqueue.due import MORNING, awake, due_of, share_of
+from agents.enqueue.due import MORNING, awake, due_of, in_canary, share_of
 from agents.enqueue.policy import Settings, accepted
-from schemas.campaign import Campaign, Quiet, Schedule
+from schemas.campaign import Campaign, Canary, Quiet, Schedule
 from schemas.codec import Record, encode
 from schemas.hosts import UNKNOWN
 from schemas.identity import mail_id
@@ -94,3 +94,35 @@ def test_the_envelope_says_when_and_the_lifetime_counts_from_then() -> None:
 @pytest.mark.parametrize("name", ["", "Nowhere/Land", "../etc/passwd", "a\x00b", "/etc/localtime", "x" * 60])
 def test_a_zone_that_nobody_knows_is_none(name: str) -> None:
     assert zone_of(name) is None
+
+
+# --- canaries
+
+
+def test_a_canary_takes_its_share_always_the_same_ones_and_others_in_each_campaign() -> None:
+    everybody = [f"p{n}@example.com" for n in range(20_000)]
+    one = {to for to in everybody if in_canary("acme", "spring", to, 0.05)}
+    wider = {to for to in everybody if in_canary("acme", "spring", to, 0.10)}
+    other = {to for to in everybody if in_canary("acme", "autumn", to, 0.05)}
+    assert 850 <= len(one) <= 1150
+    assert one < wider
+    assert len(one & other) < 100
+
+
+@given(st.integers(0, 5000))
+@hypothesis(max_examples=50, deadline=None)
+def test_the_rest_of_a_canary_is_due_after_its_minutes_and_never_beyond_its_life(n: int) -> None:
+    canary = Canary(share=0.5, minutes=60)
+    fields: dict[str, Any] = {"id": "c", "sender": "a@b.test", "text": "x", "canary": canary}
+    record = Record("mail-sends", 0, n, 1000, None, encode(Send(campaign="c", to=f"p{n}@example.com")), {})
+    now = 1_800_000_000.0
+    request = gather(record, Settings(), now)._replace(received=now)
+    first = in_canary("default", "c", f"p{n}@example.com", 0.5)
+    for settings in (Settings(), Settings(lifetime=600.0)):
+        headers = accepted(request, Campaign(**fields), UNKNOWN, settings, now)
+        assert ("canary" in headers) == (not first)
+        assert ("not_before" in headers) == (not first)
+        if not first:
+            assert float(headers["not_before"]) == min(now + 3600, now + settings.lifetime - 1)
+        passed = Campaign(**{**fields, "canary": Canary(share=0.5, minutes=60, state="passed")})
+        assert "not_before" not in accepted(request, passed, UNKNOWN, settings, now)

@@ -10,7 +10,7 @@ from typing import Any
 from agents import Out
 from agents.wait.agent import STAGE, Wait
 from agents.wait.policy import Settings
-from schemas.campaign import Campaign
+from schemas.campaign import Campaign, Canary
 from schemas.codec import Headers, Record
 from schemas.ladder import Rung
 from streams.topics import BY_NAME
@@ -105,6 +105,19 @@ async def test_paused_mail_looks_again_and_does_not_spin() -> None:
     await wait.batch([one], 0)
     assert one.outs[0].topic == "mail-wait-10m"
     assert float(one.outs[0].headers["due"]) > time.time() + 0.2
+
+
+async def test_the_rest_of_a_campaign_waits_for_its_canary() -> None:
+    campaigns = {"default/c1": Campaign(id="c1", sender="a@b.de", canary=Canary())}
+    wait = agent(campaigns)
+    first, rest = paper(time.time() - 1), paper(time.time() - 1, canary="rest")
+    await wait.batch([first, rest], 0)
+    assert first.outs[0].topic == "mail-lane-google-now"
+    assert (rest.outs[0].topic, rest.outs[0].headers["held"]) == ("mail-wait-10m", b"canary")
+    campaigns["default/c1"] = Campaign(id="c1", sender="a@b.de", canary=Canary(state="passed"))
+    woken = paper(time.time() - 1, canary="rest")
+    await wait.batch([woken], 0)
+    assert woken.outs[0].topic == "mail-lane-google-now"
 
 
 async def test_a_forged_record_goes_to_the_dead_letters_and_the_rest_goes_on() -> None:
