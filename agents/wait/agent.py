@@ -77,9 +77,9 @@ class Wait:
     def _wake(self, ticket: Ticket, slip: Slip, now: float) -> None:
         record = ticket.record
         campaign = self._campaigns.get(slip.campaign)
-        state = campaign.state if campaign else "active"
-        if state == "active" and campaign is not None and campaign.canary and "canary" in record.headers:
-            state = "canary" if campaign.rest_waits else state
+        state: str = campaign.state if campaign else "active"
+        if campaign is not None and campaign.rest_waits and state == "active" and "canary" in record.headers:
+            state = "canary"
         topic, headers = onward(record, slip, state, self._settings, now)
         value = None if headers.get("type") == b"verdict" else record.value
         ticket.emit(Out(topic, value, headers, record.key, record.partition))

@@ -12,6 +12,7 @@ import click
 from msgspec.structs import replace
 
 from schemas.campaign import Campaign
+from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, decode, encode
 from schemas.hold import Command, HeldKind, HeldState, Hold
 from streams.admin import check
@@ -116,7 +117,8 @@ async def paused_for(settings: Settings) -> dict[str, str]:
                 gate = decode(record, "campaign_gate")
             except Malformed:
                 continue
-            found[gate.name] = gate.reason if gate.state else ""
+            if isinstance(gate, CampaignGate):
+                found[gate.name] = gate.reason if gate.state else ""
     return {name: why for name, why in found.items() if why}
 
 
