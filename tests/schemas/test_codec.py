@@ -94,7 +94,9 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
                 -(2**63) if kind.ge is None else kind.ge, 2**63 if kind.le is None else kind.le
             )
         case msgspec.inspect.FloatType():
-            return st.floats(kind.ge, kind.le, allow_nan=False, allow_infinity=False)
+            above = kind.gt is not None
+            least = kind.gt if above else kind.ge
+            return st.floats(least, kind.le, allow_nan=False, allow_infinity=False, exclude_min=above)
         case msgspec.inspect.BoolType():
             return st.booleans()
         case msgspec.inspect.BytesType():
