@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from agents import Agent, Out, Stage
@@ -50,6 +51,7 @@ from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, decode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.contact import Contact
+from schemas.faults import Faulty
 from schemas.gate import until_of
 from schemas.hold import Command, Hold
 from schemas.ladder import Rung
@@ -477,10 +479,7 @@ def worker_name() -> str:
 def delivery_of(settings: Settings) -> Delivery:
     """The operator's delivery.toml, or the shipped one. Raises BadDelivery."""
     if settings.delivery is not None:
-        try:
-            text = settings.delivery.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadDelivery(f"MAILSLUICE_DELIVERY={settings.delivery}", [str(error)]) from None
+        text = _operators(settings.delivery, "MAILSLUICE_DELIVERY", BadDelivery)
         return read_delivery(text, str(settings.delivery))
     return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
 
@@ -490,13 +489,17 @@ def screening_of(settings: Settings) -> Screening:
     from disposable_email_domains import blocklist  # 10,000 names that only screen needs
 
     text = (resources.files("agents.screen") / "rules.toml").read_text("utf-8")
-    mine, where = "", settings.screen_rules
-    if where is not None:
-        try:
-            mine = where.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRules(f"MAILSLUICE_SCREEN_RULES={where}", [str(error)]) from None
+    where = settings.screen_rules
+    mine = _operators(where, "MAILSLUICE_SCREEN_RULES", BadRules) if where is not None else ""
     return read_screening(text, "rules.toml", mine, str(where), blocklist)
+
+
+def _operators(path: Path, setting: str, bad: type[Faulty]) -> str:
+    """The text of a file that a setting names. Raises ``bad``."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(f"{setting}={path}", [str(error)]) from None
 
 
 class Meanings:

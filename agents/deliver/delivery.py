@@ -11,6 +11,7 @@ from typing import Any
 
 from agents.deliver.requirement import TlsMode
 from agents.deliver.sources import Pool, Proxy, Source, Sources
+from schemas.faults import Faulty, only
 from schemas.lanes import SUFFIXES
 
 _MODES = ("opportunistic", "require", "verify")
@@ -20,12 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _HOST = re.compile(r"(?=.{1,253}$)(?:[a-z0-9-]{1,63}\.)+[a-z0-9-]{1,63}", re.IGNORECASE)
 
 
-class BadDelivery(ValueError):
+class BadDelivery(Faulty):
     """The text is wrong; the message lists every fault."""
-
-    def __init__(self, where: str, faults: Sequence[str]) -> None:
-        super().__init__(f"{where} has {len(faults)} fault(s):\n- " + "\n- ".join(faults))
-        self.faults = tuple(faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +55,11 @@ def read_delivery(text: str, where: str = "delivery.toml") -> Delivery:
     except tomllib.TOMLDecodeError as error:
         raise BadDelivery(where, [str(error)]) from None
     faults: list[str] = []
-    _only(found, ("tls", "family", "source", "pool"), "", faults)
+    only(found, ("tls", "family", "source", "pool"), "", faults)
     tls = _table(found, "tls", faults)
-    _only(tls, ("default", "providers", "domains"), "tls: ", faults)
+    only(tls, ("default", "providers", "domains"), "tls: ", faults)
     family = _table(found, "family", faults)
-    _only(family, ("default", "providers"), "family: ", faults)
+    only(family, ("default", "providers"), "family: ", faults)
     asks = Asks(
         _choice(tls.get("default", "opportunistic"), _MODES, "tls.default", faults),
         _choices(tls, "providers", _MODES, "tls.providers", _is_provider, faults),
@@ -85,7 +82,7 @@ def read_delivery(text: str, where: str = "delivery.toml") -> Delivery:
 
 def _source(n: int, found: Mapping[str, Any], faults: list[str]) -> Source:
     where = f"source {n}"
-    _only(found, ("name", "address", "helo", "proxy"), f"{where}: ", faults)
+    only(found, ("name", "address", "helo", "proxy"), f"{where}: ", faults)
     texts = {key: _text(found, key, where, faults) for key in ("name", "address", "helo", "proxy")}
     address, name = texts["address"], texts["name"] or texts["address"]
     if not _NAME.fullmatch(name) or name == "default":
@@ -107,7 +104,7 @@ def _source(n: int, found: Mapping[str, Any], faults: list[str]) -> Source:
 
 def _pool(n: int, found: Mapping[str, Any], sources: Sequence[str], faults: list[str]) -> Pool:
     where = f"pool {n}"
-    _only(found, ("name", "sources", "streams", "tenants"), f"{where}: ", faults)
+    only(found, ("name", "sources", "streams", "tenants"), f"{where}: ", faults)
     lists: dict[str, tuple[str, ...]] = {}
     for key in ("sources", "streams", "tenants"):
         value = found.get(key, [])
@@ -119,10 +116,6 @@ def _pool(n: int, found: Mapping[str, Any], sources: Sequence[str], faults: list
         faults.append(f"{where}: needs sources")
     faults += [f"{where}: there is no source {name!r}" for name in lists["sources"] if name not in sources]
     return Pool(_text(found, "name", where, faults), lists["sources"], lists["streams"], lists["tenants"])
-
-
-def _only(found: Mapping[str, Any], known: Sequence[str], where: str, faults: list[str]) -> None:
-    faults += [f"{where}{key!r} is not known, only {', '.join(known)}" for key in found if key not in known]
 
 
 def _table(found: Mapping[str, Any], key: str, faults: list[str]) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from agents.screen.domains import Lists
 from agents.screen.rules import ACTIONS, SWITCHES, Ceiling, Rules, Screening, Step, Sunset
 from schemas.contact import REMEMBERED
+from schemas.faults import Faulty, only
 
 SECTIONS = ("default", "tenant", "frequency", "new", "unseen", "dormant", "recycled", "relaunch", "lists",
             "mistyped", "endings")  # fmt: skip
@@ -32,12 +33,8 @@ EFFECTS = {
 """What it costs to switch a rule off."""
 
 
-class BadRules(ValueError):
+class BadRules(Faulty):
     """The text is wrong; ``faults`` names every place."""
-
-    def __init__(self, where: str, faults: list[str]) -> None:
-        super().__init__(f"{where} has {len(faults)} fault(s):\n- " + "\n- ".join(faults))
-        self.faults = faults
 
 
 def read_rules(
@@ -80,7 +77,7 @@ def _tables(text: str, where: str, faults: list[str]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{where}: {error}")
         return {}
-    _only(found, SECTIONS, f"{where}: ", faults)
+    only(found, SECTIONS, f"{where}: ", faults)
     for name in SECTIONS:
         kind: type = list if name == "frequency" else dict
         if not isinstance(found.get(name, kind()), kind):
@@ -102,10 +99,10 @@ def _made(
         faults.append("frequency: at least one [[frequency]] is needed")
     _growing([c.within for c in ceilings], "frequency: within", faults)
     dormant, recycled = joined("dormant"), joined("recycled")
-    _only(dormant, ("always", "mails", "sunsets"), "dormant: ", faults)
-    _only(recycled, ("after",), "recycled: ", faults)
+    only(dormant, ("always", "mails", "sunsets"), "dormant: ", faults)
+    only(recycled, ("after",), "recycled: ", faults)
     relaunch = joined("relaunch")
-    _only(relaunch, ("steps",), "relaunch: ", faults)
+    only(relaunch, ("steps",), "relaunch: ", faults)
     sunsets = tuple(
         Sunset(*_numbers(item, ("every", "after"), f"dormant.sunsets {n}", faults))
         for n, item in _items(dormant.get("sunsets", []), "dormant.sunsets", faults)
@@ -140,7 +137,7 @@ def _made(
 
 
 def _switches(found: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
-    _only(found, (*SWITCHES, "relaunch"), f"{where}: ", faults)
+    only(found, (*SWITCHES, "relaunch"), f"{where}: ", faults)
     made: dict[str, Any] = {}
     for name in SWITCHES:
         value = found.get(name, "stop")
@@ -172,7 +169,7 @@ def _lists(
         ]
 
     for tables in (base, over):
-        _only(tables.get("lists", {}), ("roles", "disposable", "allowed"), "lists: ", faults)
+        only(tables.get("lists", {}), ("roles", "disposable", "allowed"), "lists: ", faults)
     ends = {key for tables in (base, over) for key in tables.get("endings", {}) if key != "names"}
     mistyped = {
         wrong: meant.lower()
@@ -193,11 +190,6 @@ def _lists(
 
 
 # -- small things
-
-
-def _only(found: Mapping[str, Any], known: Iterable[str], where: str, faults: list[str]) -> None:
-    known = tuple(known)
-    faults += [f"{where}{key!r} is not known, only {', '.join(known)}" for key in found if key not in known]
 
 
 def _is_table(value: object, where: str, faults: list[str]) -> bool:
@@ -229,7 +221,7 @@ def _number(found: Mapping[str, Any], key: str, where: str, faults: list[str]) -
 
 
 def _numbers(found: Mapping[str, Any], keys: tuple[str, ...], where: str, faults: list[str]) -> list[float]:
-    _only(found, keys, f"{where}: ", faults)
+    only(found, keys, f"{where}: ", faults)
     return [_number(found, key, where, faults) for key in keys]
 
 

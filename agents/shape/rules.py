@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from agents.shape.figures import GROWTH, WARM, Feedback, Law, Limits, Plan, Reaction, Settings, Sweep, signed
+from schemas.faults import Faulty
 
 __all__ = ["BadPolicy", "Law", "Limits", "Plan", "Reaction", "Settings", "Sweep", "parse_policy"]
 T = TypeVar("T")
@@ -23,12 +24,8 @@ Layer = Mapping[str, Any]
 SECTIONS = ("default", "provider", "source", "dkim", "plan", "reaction", "law", "sweep", "campaign", "tenant")
 
 
-class BadPolicy(ValueError):
+class BadPolicy(Faulty):
     """The policy text is wrong; ``faults`` names every place."""
-
-    def __init__(self, where: str, faults: list[str]) -> None:
-        super().__init__(f"{where} has {len(faults)} fault(s):\n- " + "\n- ".join(faults))
-        self.faults = faults
 
 
 @dataclass

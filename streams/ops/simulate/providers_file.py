@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
+from schemas.faults import Faulty
 from schemas.lanes import SUFFIXES
 from streams.lab.dialects import DIALECTS
 
@@ -17,12 +18,8 @@ PATTERNS = ("flat", "day", "burst")
 MONTHS = 400.0
 
 
-class BadProviders(ValueError):
+class BadProviders(Faulty):
     """The providers file is wrong; ``faults`` names every place."""
-
-    def __init__(self, where: str, faults: list[str]) -> None:
-        super().__init__(f"{where} has {len(faults)} fault(s):\n- " + "\n- ".join(faults))
-        self.faults = faults
 
 
 def key(default: Any, text: str, low: float = 0.0, high: float = 1e9) -> Any:
