@@ -18,13 +18,13 @@ from schemas.hold import Command, HeldKind, HeldState, Hold
 from streams.admin import check
 from streams.ops.ask import as_json, asked, at_broker, clean, echo_json, run, utc
 from streams.ops.queue_scan import (
-    POLICY,
     SETTLE,
     Act,
     Selection,
     audited,
     end,
     fact,
+    facts,
     put,
     release,
     resume,
@@ -93,14 +93,13 @@ async def change_campaign(
     command = Command(what=f"campaign {do}", on=selection.as_dict(), who=who, why=why, time=time.time())
     async with audited(settings, command) as (producer, counts):
         changed = replace(known, state=cast(Any, STATES.get(do, known.state)))
-        failed = known.canary is not None and known.canary.state == "failed"
-        if known.canary is not None and (do == RELEASE or (do == "resume" and failed)):
+        canary = known.canary
+        rest = canary is not None and (do == RELEASE or (do == "resume" and canary.state == "failed"))
+        if canary is not None and rest:
             # Its recipients have had their mail: there is nothing left to measure. The operator decides.
-            changed = replace(changed, canary=replace(known.canary, state="passed"))
+            changed = replace(changed, canary=replace(canary, state="passed"))
         await producer.send_and_wait(settings.topic("mail-campaigns"), encode(changed), key=changed.key)
-        if do == "resume" and failed:
-            do = "resume the rest"
-        act = _follow_up(do, f"campaign_{STATES.get(do, '')}", why)
+        act = _follow_up(do, "campaign_cancelled", why, rest)
         if act:
             await asyncio.sleep(SETTLE)
             starts = await waiting_from(settings, topology.partitions, ["wait"])
@@ -111,14 +110,8 @@ async def change_campaign(
 async def paused_for(settings: Settings) -> dict[str, str]:
     """tenant/id -> why shape paused the campaign, of those that it did."""
     found: dict[str, str] = {}
-    async for record in read_to_end(settings, [(POLICY, 0)]):
-        if record.value and record.headers.get("type") == b"campaign_gate":
-            try:
-                gate = decode(record, "campaign_gate")
-            except Malformed:
-                continue
-            if isinstance(gate, CampaignGate):
-                found[gate.name] = gate.reason if gate.state else ""
+    async for gate in facts(settings, CampaignGate):
+        found[gate.name] = gate.reason if gate.state else ""
     return {name: why for name, why in found.items() if why}
 
 
@@ -136,13 +129,12 @@ def _nothing_to_release(known: Campaign) -> str:
     )
 
 
-def _follow_up(do: str, reason: str, why: str) -> Act | None:
-    if do == "resume":
-        return resume
+def _follow_up(do: str, reason: str, why: str, rest: bool = False) -> Act | None:
+    """``rest``: also what waits for the campaign's canary goes on, held already or not due yet."""
     if do == RELEASE:
         return release
-    if do == "resume the rest":  # of a canary that failed: both what was held and what was not due yet
-        return lambda record: resume(record) or release(record)
+    if do == "resume":
+        return (lambda record: resume(record) or release(record)) if rest else resume
     # What lies in the lanes ends there at once; on the ladder it would only when it wakes.
     return end("cancelled", reason, why) if do == "cancel" else None
 
@@ -153,13 +145,7 @@ def _follow_up(do: str, reason: str, why: str) -> Act | None:
 async def holds(settings: Settings) -> dict[tuple[str, str], Hold]:
     """The holds that stand: (kind, name) -> hold."""
     found: dict[tuple[str, str], Hold] = {}
-    async for record in read_to_end(settings, [(POLICY, 0)]):
-        if not record.value or record.headers.get("type") != b"hold":
-            continue
-        try:
-            hold = decode(record, "hold")
-        except Malformed:
-            continue
+    async for hold in facts(settings, Hold):
         if hold.state == "active":
             found.pop((hold.kind, hold.name), None)
         else:

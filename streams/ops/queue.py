@@ -12,18 +12,18 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from schemas.codec import Malformed, Record, decode
+from schemas.codec import Malformed, Record
 from schemas.hold import Command
 from schemas.lanes import lane_names
 from streams.admin import check
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
 from streams.ops.campaign import reasons
 from streams.ops.queue_scan import (
-    POLICY,
     Act,
     Selection,
     audited,
     end,
+    facts,
     move,
     on_ladder,
     retry_now,
@@ -136,13 +136,7 @@ async def change(
 async def read_commands(settings: Settings) -> list[Command]:
     """Every command on record, oldest first."""
     found: dict[bytes, Command] = {}
-    async for record in read_to_end(settings, [(POLICY, 0)]):
-        if not record.value or record.headers.get("type") != b"command":
-            continue
-        try:
-            command = decode(record, "command")
-        except Malformed:
-            continue
+    async for command in facts(settings, Command):
         found[command.key] = command
     return sorted(found.values(), key=lambda command: command.time)
 

@@ -13,13 +13,13 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 
 from agents import Out
 from agents.wait.policy import MAY_GO_TO
-from schemas.codec import Record, encode, header_list, name_of
+from schemas.codec import Malformed, Record, decode, encode, header_list, name_of
 from schemas.hold import Command
 from schemas.ladder import off_ladder
 from schemas.lanes import lane_topic
@@ -35,6 +35,7 @@ SETTLE = 2.0
 IN_FLIGHT, IN_FLIGHT_BYTES = 5_000, 32_000_000
 """Copies that may wait for their acknowledgement."""
 POLICY = "mail-lane-policy"
+T = TypeVar("T")
 Act = Callable[[Record], Out | None]
 """What follows from a record that was selected; None: nothing."""
 
@@ -244,6 +245,20 @@ async def put(settings: Settings, producer: AIOKafkaProducer, out: Out) -> async
         headers=header_list(out.headers),
     )
     return sent
+
+
+async def facts(settings: Settings, cls: type[T]) -> AsyncIterator[T]:
+    """The events of one class on the policy topic, oldest first; what cannot be read is left out."""
+    kind, _ = name_of(cls)
+    async for record in read_to_end(settings, [(POLICY, 0)]):
+        if not record.value or record.headers.get("type") != kind.encode():
+            continue
+        try:
+            found = decode(record, kind)
+        except Malformed:
+            continue
+        if isinstance(found, cls):
+            yield found
 
 
 def fact(event: Any) -> Out:
