@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from schemas.codec import event
+from schemas.lane_report import CampaignCount
 
 
 @event("campaign_gate", 1)
-class CampaignGate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of a marketing campaign since ``since`` (its first mail, or when an operator resumed it).
+class CampaignGate(CampaignCount, frozen=True, kw_only=True, omit_defaults=True):
+    """Lane reports' counts of a marketing campaign added up since ``since``: its first mail, or when an operator
+    resumed it.
 
     ``state``: empty while it runs; ``pausing`` from the decision to pause it, ``paused`` once that is seen on
     ``mail-campaigns``. ``gate``: which one decided last: bounces, complaints, deferrals, or ``passed`` (its
     canary); ``reason`` in words, ``decided`` when. Times are Unix seconds.
     """
 
-    campaign: str
-    tenant: str = "default"
     state: Literal["", "pausing", "paused"] = ""
     gate: Literal["", "bounces", "complaints", "deferrals", "passed"] = ""
     reason: str = ""
     decided: float = 0.0
     since: float = 0.0
     time: float = 0.0
-    attempts: int = 0
-    delivered: int = 0
-    deferred: int = 0
-    bounced: int = 0
-    complaints: int = 0
-    late_bounces: int = 0
 
     @property
     def name(self) -> str:

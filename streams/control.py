@@ -287,8 +287,7 @@ class Control:
             await self.publish(changed)
             facts, drops = self.shaper.tick(self._clock(), time.monotonic())
             await self.publish(facts)
-            for key in drops:
-                await (await self.policy.send(key=key, value=None, partition=0))
+            await self.drop(drops)
             await self.judge(self._clock())
             limit_gauges(self.shaper.published.values())
         except Exception as error:
@@ -302,8 +301,7 @@ class Control:
         records, drops = self.gates.records(now)
         for written in [await self._send(gate.key, gate) for gate in records]:
             await written  # before the campaigns: the next leader must know why they stopped
-        for key in drops:
-            await (await self.policy.send(key=key, value=None, partition=0))
+        await self.drop(drops)
         for campaign, gate, reason in changes:
             await (await self.campaign_topic.send(key=campaign.key, value=encode(campaign), partition=0))
             if not gate:  # published once more, decided before
@@ -330,6 +328,11 @@ class Control:
         log.warning("the shaping policy has changed and is in force")
         self.gates.settings, self.gates.tenants = policy.campaign, policy.tenants
         return self.shaper.adopt(policy, self._clock())
+
+    async def drop(self, keys: Sequence[bytes]) -> None:
+        """Delete records from the policy topic; returns when the broker has it."""
+        for key in keys:
+            await (await self.policy.send(key=key, value=None, partition=0))
 
     async def publish(self, facts: Sequence[Fact]) -> None:
         """Write records in order; returns when all are acknowledged."""

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
 from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
-from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, read_known
+from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, meant, read_known
+from schemas.address import domain_of
 from schemas.codec import Malformed, Record, encode, parse
 from schemas.contact import REMEMBERED
 from schemas.event import MailEvent
@@ -134,7 +135,7 @@ class Screen:
                 if verdict.reason:
                     decision, reason = "suppressed", verdict.reason
             elif decision == "bounced":  # a mistyped domain often has no host: say what was meant
-                verdict = meant(mail, self._screening)
+                verdict = meant(mail.to, self._screening.lists.place(domain_of(mail.to)))
         made = [row_for(key, mail, decision, reason, self._settings, now) for key in keys]
         self._write(
             ticket, state, made, self._output(record, mail, made[0], partition, now, verdict, contact)
@@ -250,13 +251,6 @@ def letters(contact: Known) -> bytes:
     if consent is None:
         return b""
     return (b"o" if consent.opens else b"") + (b"c" if consent.clicks else b"")
-
-
-def meant(mail: Candidate, screening: Screening) -> Verdict:
-    """What a domain without a mail host was most likely meant to be."""
-    local, _, domain = mail.to.rpartition("@")
-    found = screening.lists.place(domain).meant
-    return Verdict(detail=f"{found} was most likely meant", suggestion=f"{local}@{found}") if found else PASS
 
 
 def candidate(record: Record) -> Candidate:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from agents.screen.domains import Lists
+from agents.screen.domains import Lists, Place
 from schemas.address import domain_of
 from schemas.send import Consent
 
@@ -135,6 +135,15 @@ class Verdict(NamedTuple):
 PASS = Verdict()
 
 
+def meant(to: str, place: Place) -> Verdict:
+    """What the writer of a mistyped address most likely meant; PASS where nothing is known."""
+    if not place.meant:
+        return PASS
+    return Verdict(
+        "mistyped_domain", f"{place.meant} was most likely meant", f"{to.rpartition('@')[0]}@{place.meant}"
+    )
+
+
 def judge(
     to: str,
     tenant: str,
@@ -153,9 +162,8 @@ def judge(
     warned: tuple[str, ...] = ()
     place = lists.place(domain_of(to))
     if place.meant and rules.mistyped != "off":
-        meant = f"{to.rpartition('@')[0]}@{place.meant}"
         if rules.mistyped == "stop":
-            return Verdict("mistyped_domain", f"{place.meant} was most likely meant", meant)
+            return meant(to, place)
         warned += ("mistyped_domain",)
     if place.disposable and rules.disposable != "off":
         if rules.disposable == "stop":

@@ -28,7 +28,7 @@ AGAIN = 10.0
 """Seconds after which a pause that nobody saw is published again."""
 FORGET = 30 * 86400.0
 """Seconds after its last mail or complaint at which a campaign is forgotten."""
-COUNTS = ("attempts", "delivered", "deferred", "bounced", "complaints", "late_bounces")
+COUNTS = tuple(name for name in CampaignCount.__struct_fields__ if name not in ("campaign", "tenant"))
 
 
 class Change(NamedTuple):
@@ -71,12 +71,7 @@ class Campaigns:
         self.kept[name] = replace(
             old,
             time=now,
-            attempts=old.attempts + count.attempts,
-            delivered=old.delivered + count.delivered,
-            deferred=old.deferred + count.deferred,
-            bounced=old.bounced + count.bounced,
-            complaints=old.complaints + count.complaints,
-            late_bounces=old.late_bounces + count.late_bounces,
+            **{name: getattr(old, name) + getattr(count, name) for name in COUNTS},
         )
         self._changed.add(name)
 
