@@ -28,6 +28,7 @@ import faust.transport.drivers.aiokafka as aiokafka_driver
 
 from agents.shape.agent import Fact, Shaper
 from agents.shape.campaigns import Campaigns as Gates
+from agents.shape.check import refused
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
 from schemas.campaign_gate import CampaignGate
@@ -275,7 +276,8 @@ class Control:
             self.shaper.refusals += 1
             log.warning("%s offset %d is refused: %s", REPORTS, message.offset, error)
             return
-        self.gates.add(report, self._clock())
+        if not refused(report):
+            self.gates.add(report, self._clock())
         await self.publish(self.shaper.on_report(report, self._clock(), time.monotonic()))
 
     async def tick(self) -> None:

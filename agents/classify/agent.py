@@ -97,8 +97,9 @@ class Classify:
             return _out(self._outcome(decode(record, "outcome"), book), record.partition)
         if record.topic == "mail-engagement":
             act = decode(record, "engagement")
-            event = of_engagement(act, _owner(book, act.mail), self._settings)
-            self._sums.add(event)
+            owner = _owner(book, act.mail)
+            event = of_engagement(act, owner, self._settings)
+            self._sums.add(event, owner.site if owner else "")
             return _out(event, record.partition)
         return self._inbound(record, book)
 
@@ -144,7 +145,7 @@ class Classify:
             event, flood = self._floods.take(event)
             if flood:
                 self._alarm(flood)
-            self._sums.add(event)
+            self._sums.add(event, owner.site if owner else "")
         return _out(event, record.partition)
 
     def _owner(self, book: Book, mail: str, raw: bytes) -> Owner | None:

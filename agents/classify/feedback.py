@@ -23,12 +23,13 @@ class Sums:
         self._replies: dict[tuple[str, str, str], dict[tuple[str, str, str, str], Reply]] = {}
         self._campaigns: dict[tuple[str, str, str], dict[tuple[str, str], Counter[str]]] = {}
 
-    def add(self, event: MailEvent) -> None:
-        """Count an event that came back; machines and what nobody verified do not count."""
+    def add(self, event: MailEvent, site: str = "") -> None:
+        """Count an event that came back; machines and what nobody verified do not count. ``site``: the MX site
+        of its recipient, which is the lane's name where the provider has none."""
         field = _FIELD.get(event.kind)
         if field is None or event.machine or event.reason in ("unverified", "implausible", "flood"):
             return
-        key = (event.provider, event.source, event.dkim)
+        key = (event.provider or site, event.source, event.dkim)
         self._counts.setdefault(key, Counter())[field] += 1
         if event.stream == "marketing" and event.campaign and field in ("complaints", "late_bounces"):
             whose = self._campaigns.setdefault(key, {})

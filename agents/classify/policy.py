@@ -40,13 +40,15 @@ class Owner(msgspec.Struct, frozen=True, array_like=True):
     source: str = ""
     dkim: str = ""
     delivered: float = 0.0
+    site: str = ""
+    """The MX site, where the provider has no name."""
 
 
 def owner_of(outcome: Outcome) -> Owner:
     """What is remembered of a delivered mail."""
     return Owner(
         outcome.to, outcome.tenant, outcome.campaign, outcome.stream, outcome.origin,
-        outcome.provider, outcome.source, outcome.dkim, outcome.time,
+        outcome.provider, outcome.source, outcome.dkim, outcome.time, outcome.site,
     )  # fmt: skip
 
 

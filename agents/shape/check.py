@@ -24,12 +24,14 @@ def refused(report: LaneReport) -> str:
         return f"seconds is {report.seconds}"
     if not (math.isfinite(report.time) and report.time >= 0):
         return f"time is {report.time}"
-    names = (report.worker, report.provider, report.source)
-    for text in (*names, report.dkim):
+    for text in (report.worker, report.provider, report.source, report.dkim):
         if len(text) > 255 or "|" in text or not text.isprintable():
             return f"not a name: {text[:40]!r}"
-    if not all(names):
-        return "worker, provider and source must be named"
+    if not report.worker:
+        return "worker must be named"
+    # What comes back may know neither: its mail is no longer remembered. Its campaign counts it all the same.
+    if report.kind == "delivery" and not (report.provider and report.source):
+        return "provider and source must be named"
     if len(report.used) > 4 or not all(
         0 <= n < 2**53 for u in report.used for n in (u.total, u.fresh, u.over)
     ):

@@ -35,7 +35,7 @@ def decide(
     source: Key = ("source", report.source, report.provider)
     signer: Key = ("dkim", report.dkim, report.provider)
     for key, scopes in ((source, SOURCE_SCOPES), (signer, SIGNER_SCOPES)):
-        if not key[1] or (key not in state and len(state) + len(changed) >= settings.max_limits):
+        if not (key[1] and key[2]) or (key not in state and len(state) + len(changed) >= settings.max_limits):
             continue
         limits = settings.limits(report.provider, key[0], key[1])
         replies = [reply for reply in report.replies if reply.scope in scopes]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from importlib import resources
 
 import pytest
+from msgspec.structs import replace
 
 from agents.classify.agent import STAGE, Classify
 from agents.classify.book import SqliteBook
+from agents.shape.agent import Shaper
+from agents.shape.campaigns import Campaigns
+from agents.shape.check import refused
+from agents.shape.figures import Limits, Settings
 from schemas.codec import Record, encode, parse
 from schemas.engagement import Engagement
 from schemas.event import MailEvent
@@ -382,3 +387,49 @@ async def test_somebody_writes_stop(tmp_path):
     assert (told.kind, told.action, told.to) == ("unsubscribed", "unsubscribe", TO)
     (told,) = events(await run(agent, inbound(arf(feedback="opt-out"))))
     assert (told.kind, told.reason) == ("unsubscribed", "opt-out")
+
+
+# --- what shape hears of it
+
+
+async def test_a_complaint_about_a_site_without_a_lane_of_its_own_reaches_the_limits_and_the_campaign(
+    tmp_path,
+):
+    agent = make(tmp_path)
+    await run(agent, outcome(provider="", site="mx.small.example"))
+    await run(agent, inbound(arf()), act("opened"))
+    (report,) = (parse(out.value, LaneReport) for out in agent.flush(NOW))
+    assert (report.provider, report.source, report.dkim) == (
+        "mx.small.example",
+        "192.0.2.1",
+        "news.example.com",
+    )
+    assert refused(report) == ""
+    shaper, gates = Shaper(Settings(Limits(2, 20, 1.0, 0.05, 20.0))), Campaigns()
+    shaper.lead(0, 0.0, NOW)
+    shaper.on_report(report, NOW, 0.0)
+    gates.add(report, NOW)
+    assert shaper.refusals == 0
+    assert {key: limit.tally.complaints for key, limit in shaper.state.items()} == {
+        ("source", "192.0.2.1", "mx.small.example"): 1,
+        ("dkim", "news.example.com", "mx.small.example"): 1,
+    }
+    assert gates.kept["t1/c1"].complaints == 1
+
+
+async def test_a_complaint_about_a_mail_that_is_no_longer_remembered_reaches_its_campaign(tmp_path):
+    agent = make(tmp_path)
+    token = TOKENS.mail_token(ID, "t1", "c1", "marketing", TO, PART, "")
+    link = f"List-Unsubscribe: <{TOKENS.unsubscribe_url('https://e.example.com', token)}>"
+    await run(agent, inbound(arf(link)))
+    (report,) = (parse(out.value, LaneReport) for out in agent.flush(NOW))
+    assert (report.provider, report.source, report.dkim) == ("", "", "")
+    assert refused(report) == ""
+    shaper, gates = Shaper(Settings(Limits(2, 20, 1.0, 0.05, 20.0))), Campaigns()
+    shaper.lead(0, 0.0, NOW)
+    assert shaper.on_report(report, NOW, 0.0) == []
+    gates.add(report, NOW)
+    assert (shaper.refusals, shaper.state) == (0, {})
+    assert gates.kept["t1/c1"].complaints == 1
+    # Deliver knows where its mail went.
+    assert refused(replace(report, kind="delivery")) == "provider and source must be named"
