@@ -11,9 +11,15 @@ from schemas.codec import event
 
 @event("engagement", 1)
 class Engagement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One open, click or unsubscribe. ``time`` Unix seconds. ``agent``: the User-Agent, cut to 200."""
+    """One open, click, unsubscribe or subscription. ``time`` Unix seconds. ``agent``: the User-Agent, cut to 200.
 
-    kind: Literal["opened", "clicked", "unsubscribed", "subscribed"]
+    ``asked``: of a ``subscribed`` that confirms a ``subscription_requested``, when that was; ``mail`` is then that
+    event's id. ``wording`` and ``tracking`` as in ``schemas.event``.
+    """
+
+    kind: Literal[
+        "opened", "clicked", "unsubscribed", "subscribed", "subscription_requested", "consent_revoked"
+    ]
     mail: str
     tenant: str
     campaign: str
@@ -27,3 +33,6 @@ class Engagement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     one_click: bool = False
     provider: str = ""
     dkim: str = ""
+    wording: str = ""
+    asked: float = 0.0
+    tracking: str = ""

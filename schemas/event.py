@@ -27,6 +27,9 @@ Kind = Literal[
     "soft_bounced",
     "blocked",
     "released",
+    "subscription_requested",
+    "consented",
+    "consent_revoked",
 ]
 
 
@@ -43,6 +46,12 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     that it must not, or may again, get mail. ``scope``, ``stream``, ``reason`` and ``until`` are then those of
     ``schemas.suppression``, ``by`` is who said so and ``detail`` why. ``suggestion``: the address that was most
     likely meant, where screen stopped a mistyped one.
+
+    ``subscription_requested``, ``subscribed``, ``consented`` and ``consent_revoked`` are about consent
+    (``schemas.consent``): somebody typed the address into a form; its owner confirmed that (``asked``: when it was
+    typed; ``mail`` is the id of that event); a person or an import says that there is a consent, on ``basis``, or
+    with none only about ``tracking``; it ends for ``tracking`` alone (letters: o opens, c clicks). ``wording`` is
+    what was shown, ``url`` where it came from, ``detail`` the proof, ``until`` when it ends.
     """
 
     id: str
@@ -72,6 +81,10 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     until: float = 0.0
     by: str = ""
     suggestion: str = ""
+    basis: str = ""
+    wording: str = ""
+    asked: float = 0.0
+    tracking: str = ""
 
 
 def written(record: Record, fact: MailEvent) -> float:

@@ -53,6 +53,19 @@ class MailToken(msgspec.Struct, frozen=True):
     provider: str = ""
 
 
+class ConfirmToken(msgspec.Struct, frozen=True, array_like=True):
+    """What the link of a confirmation mail says. ``id`` is that of the ``subscription_requested`` (32 hex digits);
+    ``asked`` when that was and ``until`` how long the link is good, Unix seconds; ``tracking`` letters."""
+
+    id: str
+    tenant: str
+    stream: str
+    to: str
+    asked: float
+    until: float
+    tracking: str = ""
+
+
 class _Body(msgspec.Struct, frozen=True, array_like=True):
     id: bytes
     tenant: str
@@ -73,6 +86,7 @@ class _Keys:
             )
         self.link = AESSIV(_subkey(secret, b"ms-link"))
         self.click = _subkey(secret, b"ms-click")
+        self.confirm = AESSIV(_subkey(secret, b"ms-confirm"))
         self.address = {BOUNCES: _subkey(secret, b"ms-bounce"), UNSUBSCRIBES: _subkey(secret, b"ms-unsub")}
 
 
@@ -88,27 +102,30 @@ class Tokens:
         self._keys = tuple(_Keys(secret) for secret in secrets)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(_Body)
+        self._confirm_decoder = msgspec.msgpack.Decoder(ConfirmToken)
 
     def mail_token(
         self, id: str, tenant: str, campaign: str, stream: str, to: str, partition: int, provider: str = ""
     ) -> str:
         """The link token of a mail: URL-safe, the same for the same mail. One serves all its links."""
         body = _Body(bytes.fromhex(id), tenant, campaign, _STREAMS.index(stream), to, partition, provider)
-        sealed = self._keys[0].link.encrypt(self._encoder.encode(body), [_FORMAT])
-        return urlsafe_b64encode(_FORMAT + sealed).rstrip(b"=").decode()
+        return _sealed(self._keys[0].link, self._encoder.encode(body))
 
     def read_mail_token(self, token: str) -> MailToken:
         """What a link token says. Raises Malformed ``bad_token`` unless one of our secrets made it."""
-        raw = _unbase64(token)
-        if raw[:1] != _FORMAT:
-            raise _bad("it has another format")
-        for keys in self._keys:
-            try:
-                plain = keys.link.decrypt(raw[1:], [_FORMAT])
-            except (InvalidTag, ValueError):
-                continue
-            return self._opened(plain)
-        raise _bad("it was changed, or made with a secret that is no longer set")
+        return self._opened(_unsealed([keys.link for keys in self._keys], token))
+
+    def confirm_url(self, base: str, about: ConfirmToken) -> str:
+        """The link of a confirmation mail: GET shows a page, POST confirms. The same for the same asking."""
+        return f"{base}/confirm/{_sealed(self._keys[0].confirm, self._encoder.encode(about))}"
+
+    def read_confirm_token(self, token: str) -> ConfirmToken:
+        """What a confirmation link says; whether it is still good, the caller sees. Raises Malformed ``bad_token``."""
+        plain = _unsealed([keys.confirm for keys in self._keys], token)
+        try:
+            return self._confirm_decoder.decode(plain)
+        except msgspec.MsgspecError:
+            raise _bad("it is ours, but of a newer version; upgrade this process") from None
 
     def _opened(self, plain: bytes) -> MailToken:
         try:
@@ -208,6 +225,22 @@ def _quoted(url: str) -> str:
 def _subkey(secret: bytes, purpose: bytes) -> bytes:
     # BLAKE2b as key derivation: the secret is random, so extracting (as HKDF does) adds nothing.
     return blake2b(secret, digest_size=64, person=purpose).digest()
+
+
+def _sealed(key: AESSIV, plain: bytes) -> str:
+    return urlsafe_b64encode(_FORMAT + key.encrypt(plain, [_FORMAT])).rstrip(b"=").decode()
+
+
+def _unsealed(keys: Sequence[AESSIV], token: str) -> bytes:
+    raw = _unbase64(token)
+    if raw[:1] != _FORMAT:
+        raise _bad("it has another format")
+    for key in keys:
+        try:
+            return key.decrypt(raw[1:], [_FORMAT])
+        except (InvalidTag, ValueError):
+            continue
+    raise _bad("it was changed, or made with a secret that is no longer set")
 
 
 def _mac(key: bytes, body: bytes, size: int) -> bytes:

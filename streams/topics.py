@@ -79,6 +79,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("mail-engagement", "engagement", "opens, clicks, unsubscribes from the HTTP edge"),
     Topic("mail-events", "event", "the public stream", kept="events", outside="out"),
     Topic("mail-suppressions", "suppression", "who must not get mail", kept="compact", outside="out"),
+    Topic("mail-consents", "consent", "who agreed to what", kept="compact", outside="out"),
     Topic("mail-contacts", "contact", "engagement per contact", kept="compact", outside="out"),
     Topic("mail-campaigns-dlq", "", "campaigns that could not be read, as they came", 1, "events", "out"),
     Topic("mail-sends-dlq", "", "sends that could not be read, as they came", 1, "events", "out"),

@@ -85,8 +85,13 @@ def of_engagement(act: Engagement, owner: Owner | None, settings: Settings) -> M
     """The event of what a reader, or their machine, did."""
     delivered = owner.delivered if owner else 0.0
     soon = bool(delivered) and act.time - delivered < settings.at_once
+    causes: tuple[str, ...] = (f"{act.time:.3f}", act.url)
+    if act.kind == "subscription_requested":  # there is no mail yet that would tell one from another
+        causes = (act.tenant, act.stream, act.to, *causes)
+    elif act.asked:  # the same confirmation, however often the link is pressed
+        causes = ("confirmed",)
     return MailEvent(
-        id=event_id(act.mail, act.kind, f"{act.time:.3f}", act.url),
+        id=event_id(act.mail, act.kind, *causes),
         kind=act.kind,
         mail=act.mail,
         time=act.time,
@@ -102,4 +107,11 @@ def of_engagement(act: Engagement, owner: Owner | None, settings: Settings) -> M
         dkim=act.dkim or (owner.dkim if owner else ""),
         url=act.url,
         machine=act.kind in ("opened", "clicked") and (soon or is_machine(act.agent, act.address)),
+        wording=act.wording,
+        asked=act.asked,
+        tracking=act.tracking,
+        # Part of the proof: whose connection asked, or confirmed.
+        detail=f"{act.kind} from {act.address}"
+        if act.address and (act.asked or act.kind == "subscription_requested")
+        else "",
     )

@@ -1,8 +1,11 @@
 """suppress: who must not get mail, and until when?
 
 Reads ``mail-events``, keeps and publishes ``mail-suppressions`` (compacted, keyed by recipient, tenant,
-scope, stream, reason). Screen asks it before a mail is made, deliver again just before MAIL.
+scope, stream, reason). Screen asks it before a mail is made, deliver again just before MAIL. From the same
+events it keeps ``mail-consents`` (recipient, tenant, stream) and asks, by a mail through the pipeline itself,
+for confirmation of subscriptions: reading all events once more in a stage of its own would cost every mail.
 
-State: its own changelog is the output itself; one row per suppression or soft window. A replay changes
-nothing: an event that is not newer than the row it would change says nothing new.
+State: its own changelogs are the output itself; one row per suppression, soft window or consent. A replay
+changes nothing: an event that is not newer than the row it would change says nothing new; a consent's row is
+what follows from the set of its events.
 """

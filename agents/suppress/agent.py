@@ -1,10 +1,12 @@
-"""mail-events -> mail-suppressions: gather the recipient's rows, decide, write what changes."""
+"""mail-events -> mail-suppressions, mail-consents: gather the recipient's rows, decide, write what changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from agents import Stage, State, States, Ticket
+from agents.suppress import consent
+from agents.suppress.asking import Asking
 from agents.suppress.policy import Settings, decide, matters
 from schemas.codec import Malformed, decode, encode, parse
 from schemas.event import MailEvent, written
@@ -14,7 +16,7 @@ STAGE = Stage(
     name="suppress",
     question="who must not get mail, and until when?",
     consumes=("mail-events",),
-    emits=("mail-suppressions",),
+    emits=("mail-suppressions", "mail-consents", "mail-sends"),
     twins=False,
     state="mail-suppressions",
     patience=0.25,
@@ -22,20 +24,27 @@ STAGE = Stage(
 
 
 class Suppress:
-    """Follows the public events. ``states`` opens a partition of the suppressions; Has no clock: the same events make the
-    same rows whenever, and wherever, they are worked on."""
+    """Follows the public events. ``states`` opens a partition of the suppressions, ``asking`` keeps the consents.
 
-    def __init__(self, states: States, settings: Settings) -> None:
+    No row depends on a clock: the same events make the same rows whenever, and wherever, they are worked on.
+    """
+
+    def __init__(self, states: States, settings: Settings, asking: Asking | None = None) -> None:
         self._states = states
         self._settings = settings
+        self._asking = asking
         self._open: dict[int, State] = {}
 
     async def assigned(self, partition: int) -> None:
-        """Read the partition's suppressions."""
+        """Read the partition's suppressions and consents."""
+        if self._asking is not None:
+            await self._asking.assigned(partition)
         self._open[partition] = await self._states.open(partition)
 
     async def revoked(self, partition: int) -> None:
-        """Nothing is in work between batches: only the file is closed."""
+        """Nothing is in work between batches: only the files are closed."""
+        if self._asking is not None:
+            await self._asking.revoked(partition)
         if self._open.pop(partition, None) is not None:
             await self._states.close(partition)
 
@@ -45,14 +54,21 @@ class Suppress:
         for ticket in tickets:
             try:
                 event: MailEvent = decode(ticket.record, "event")
-                found = self._rows(event, ticket, state) if matters(event) else []
+                self._take(ticket, event, state)
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
                 continue
-            for row in found:
-                state.put(ticket, row.key, encode(row))
             ticket.done()
 
-    def _rows(self, event: MailEvent, ticket: Ticket, state: State) -> list[Suppression]:
+    def _take(self, ticket: Ticket, event: MailEvent, state: State) -> None:
+        asks = self._asking is not None and consent.matters(event)
+        if not asks and not matters(event):
+            return
+        now = written(ticket.record, event)
         rows = [parse(raw, Suppression) for _, raw in state.scan(f"{event.to}|".encode())]
-        return decide(event, rows, self._settings, written(ticket.record, event))
+        found = decide(event, rows, self._settings, now) if matters(event) else []
+        if asks:
+            assert self._asking is not None
+            self._asking.take(ticket, event, rows, now)
+        for row in found:
+            state.put(ticket, row.key, encode(row))

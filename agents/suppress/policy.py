@@ -88,7 +88,10 @@ def decide(
         case "unsubscribed":
             return _suppress(_leaves(event, "unsubscribe"), known, when, 0, now)
         case "subscribed":  # takes back an unsubscribe; after a complaint only a person may
-            return _release([known.get(_leaves(event, "unsubscribe").key)], event, when)
+            # A confirmation speaks from when the subscription was asked for: who left in between said so later,
+            # and the link pressed once more changes nothing.
+            said = min(event.asked or when, when)
+            return _release([known.get(_leaves(event, "unsubscribe").key)], event, said)
         case "blocked":
             return _suppress(_by_hand(event), known, when, event.until, now)
         case "released":

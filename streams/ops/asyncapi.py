@@ -30,6 +30,7 @@ _KEYS = {
     "send": "Free. Sends of one key keep their order as far as `mail-enqueued`; the recipient's address is a good key.",
     "event": "Free, not part of the contract: the partition is the recipient's.",
     "suppression": "`to|tenant|scope|stream|reason`, then `|window` where there is one. Begins with the recipient.",
+    "consent": "`to|tenant|stream`. Begins with the recipient.",
     "contact": "`to|tenant`.",
     "": "As it came.",
 }

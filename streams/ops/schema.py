@@ -17,6 +17,7 @@ import orjson
 
 from schemas.campaign import Campaign
 from schemas.codec import name_of
+from schemas.consent import StreamConsent
 from schemas.contact import Contact
 from schemas.event import MailEvent
 from schemas.send import Send
@@ -24,7 +25,7 @@ from schemas.suppression import Suppression
 from streams.ops.asyncapi import document
 from streams.topics import TOPICS
 
-OUTSIDE = (Campaign, Send, MailEvent, Suppression, Contact)
+OUTSIDE = (Campaign, Send, MailEvent, Suppression, StreamConsent, Contact)
 """The events on topics that outsiders write or read."""
 _RFC3339 = (
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"

@@ -28,8 +28,11 @@ from agents.shape.campaigns import Campaigns
 from agents.shape.rules import parse_policy
 from agents.suppress import policy as suppress
 from agents.suppress.agent import Suppress
+from agents.suppress.asking import Asking
 from agents.wait import policy as wait
 from schemas.codec import Record, encode, parse, registered
+from schemas.consent import StreamConsent
+from schemas.consent_rules import ConsentRule, ConsentRules
 from schemas.contact import Contact
 from schemas.event import MailEvent
 from schemas.inbound import inbound_headers
@@ -156,6 +159,9 @@ async def classify_reads_engagement(folder: Path) -> None:
         "clicked": False,
         "opened-by-proxy": True,
         "subscribed": False,
+        "subscribed-confirmed": False,
+        "subscription_requested": False,
+        "consent_revoked": False,
     }
 
 
@@ -196,9 +202,16 @@ async def deliver_reads_suppressions(_: Path) -> None:
 
 
 async def suppress_reads_events(_: Path) -> None:
-    states = MemoryStates("mail-suppressions")
-    agent = Suppress(states, suppress.Settings())
+    states, consents = MemoryStates("mail-suppressions"), MemoryStates("mail-consents")
+    rules = ConsentRules({("acme", "marketing"): ConsentRule(sender="Acme <a@acme.test>", wording="yes")})
+    asking = Asking(
+        consents, rules, lambda link: TOKENS.confirm_url("https://t.acme.test", link), lambda: NOW
+    )
+    agent = Suppress(states, suppress.Settings(), asking)
     await through(agent, STAGE["suppress"], examples("event", "mail-events"))
+    agreed = [parse(raw, StreamConsent) for raw in consents.all[0].rows.values()]
+    assert {row.to for row in agreed} >= {"li.wei+shop@example.org"}
+    assert {change.basis for row in agreed for change in row.changes} >= {"purchase", "double_opt_in"}
     rows = [parse(raw, Suppression) for raw in states.all[0].rows.values()]
     assert {row.reason for row in rows} == {
         "hard_bounce",
@@ -215,6 +228,16 @@ async def score_reads_events(_: Path) -> None:
     await through(agent, STAGE["score"], examples("event", "mail-events"))
     (contact,) = [parse(raw, Contact) for raw in states.all[0].rows.values()]
     assert (contact.delivered, contact.opens, contact.clicks, contact.machine_opens) == (1, 1, 1, 1)
+
+
+async def suppress_reads_its_consents(_: Path) -> None:
+    consents = MemoryStates("mail-consents")
+    consents.all[0] = filled("mail-consents", "consent")
+    asking = Asking(consents, ConsentRules(), lambda link: "", lambda: NOW)
+    agent = Suppress(MemoryStates("mail-suppressions"), suppress.Settings(), asking)
+    await through(agent, STAGE["suppress"], examples("event", "mail-events"))
+    row = parse(consents.all[0].rows[b"li.wei@example.org|acme|marketing"], StreamConsent)
+    assert (row.state, row.changes[0].source) == ("revoked", "one_click")
 
 
 async def campaigns_reads_campaigns(_: Path) -> None:
@@ -314,6 +337,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("classify", "engagement"): classify_reads_engagement,
     ("classify", "inbound"): classify_reads_inbound,
     ("suppress", "event"): suppress_reads_events,
+    ("suppress", "consent"): suppress_reads_its_consents,
     ("score", "event"): score_reads_events,
     ("shape", "lane_report"): shape_reads_reports,
     ("shape", "lane_policy"): shape_reads_policy,

@@ -13,6 +13,7 @@ import pytest
 
 from schemas.campaign import Quiet, Schedule
 from schemas.codec import encode, name_of, registered
+from schemas.consent import Asked, Change
 from schemas.event import Kind
 from schemas.lane_report import Reply
 from schemas.outcome import State
@@ -57,7 +58,7 @@ def seen_in(value: Any) -> Iterator[str]:
             yield from seen_in(item)
 
 
-NESTED = (Schedule, Quiet, Reply, Attachment, Consent, Content)
+NESTED = (Schedule, Quiet, Reply, Attachment, Consent, Content, Change, Asked)
 SAME_EVERYWHERE = {"Leader.key"}
 """Fields with one value only."""
 

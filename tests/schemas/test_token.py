@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import Malformed
-from schemas.token import LONGEST_URL, MailToken, Tokens
+from schemas.token import LONGEST_URL, ConfirmToken, MailToken, Tokens
 
 OLD, NEW = b"an old secret, 32 bytes or so ...", b"a new secret, 32 bytes or so ...."
 TOKENS = Tokens([NEW])
@@ -180,3 +180,16 @@ def test_minting_is_cheap() -> None:
     a_mac = min(repeat(lambda: TOKENS.click_url(BASE, token, URL), number=500, repeat=5)) / 500
     assert a_token < 100e-6
     assert a_mac < 100e-6
+
+
+def test_a_confirmation_link_says_what_was_put_in_and_is_no_other_token() -> None:
+    about = ConfirmToken(ID, "acme", "marketing", "ada@example.org", 1.5e9, 1.6e9, "oc")
+    old = Tokens([OLD]).confirm_url(BASE, about)
+    assert old == Tokens([OLD]).confirm_url(BASE, about)
+    token = old.removeprefix(BASE + "/confirm/")
+    assert Tokens([NEW, OLD]).read_confirm_token(token) == about
+    for bad in (token[:-2] + "AA", mint(), "", "é"):
+        with pytest.raises(Malformed, match="bad_token"):
+            Tokens([NEW, OLD]).read_confirm_token(bad)
+    with pytest.raises(Malformed, match="bad_token"):
+        Tokens([OLD]).read_mail_token(token)
