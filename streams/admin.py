@@ -19,10 +19,14 @@ from schemas.lanes import lane_names
 from schemas.topology import Topology
 from streams.broker import make_producer, make_reader, started
 from streams.settings import Settings
+from streams.topic_settings import alter, differences
 from streams.topics import TOPICS, Topic
 
 log = logging.getLogger("mailsluice.admin")
 DAY_MS = 86_400_000
+KEPT_TOMBSTONES = 2 * DAY_MS
+"""Milliseconds for which a deletion stays on a compacted topic: who follows it and was away for longer must read
+it from its start (``streams.state.UNATTENDED``)."""
 LOOK = 60.0
 """Seconds between looks at the topology record."""
 
@@ -33,19 +37,28 @@ class WrongTopology(Exception):
 
 @dataclass(slots=True)
 class Applied:
-    """What ``apply`` found and did: topic names."""
+    """What ``apply`` found and did: topic names; settings that were changed, that an operator had raised, and
+    that the broker did not take."""
 
     created: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
+    differ: list[str] = field(default_factory=list)
 
 
 def configuration(topic: Topic, settings: Settings) -> dict[str, str]:
-    """The broker's settings of a topic. Flow topics keep twice the longest lifetime and are never compacted."""
+    """The broker's settings of a topic. Flow topics keep twice the longest lifetime and are never compacted.
+
+    A broker deletes and compacts whole segments, never the one that is being written: a new one each day bounds
+    how long after its time anything stays.
+    """
     found = {
         "max.message.bytes": str(settings.largest + 262_144),
         "compression.type": "producer",
         "message.timestamp.type": "LogAppendTime" if topic.append_time else "CreateTime",
+        "segment.ms": str(DAY_MS),
     }
     if settings.replication >= 3:
         found["min.insync.replicas"] = "2"
@@ -60,13 +73,21 @@ def configuration(topic: Topic, settings: Settings) -> dict[str, str]:
             "cleanup.policy": "compact,delete",
             "retention.ms": str(int(settings.screen_horizon * 2000)),
         }
+    if "compact" in found["cleanup.policy"]:
+        lag = int(settings.compacted_within * 1000)
+        found |= {
+            "max.compaction.lag.ms": str(lag),
+            "segment.ms": str(min(lag, DAY_MS)),
+            "delete.retention.ms": str(KEPT_TOMBSTONES),
+        }
     return found
 
 
 async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
-    """Create what is missing, write the topology record, wait until every partition has a leader.
+    """Create what is missing, write the topology record, wait until every partition has a leader; then set what
+    the settings of topics lack that were there.
 
-    Never deletes or shrinks. Raises WrongTopology where an existing topic has another partition count.
+    Never deletes or shrinks: what an operator raised stays. Raises WrongTopology where an existing topic has another partition count.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.broker.split(","), client_id="mailsluice-admin")
     await started(admin, seconds)
@@ -105,11 +126,37 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
         if applied.faults:
             raise WrongTopology("could not create: " + "; ".join(applied.faults))
         await _wait_for_leaders(admin, wanted, partitions, seconds, exact=old is None)
+        tables = {name: configuration(wanted[name], settings) for name in applied.present}
+        found = await differences(admin, tables)
+        applied.raised = [str(each) for each in found if each.raised]
+        found = [each for each in found if not each.raised]
+        applied.faults = await alter(admin, found)
+        applied.differ = (
+            [str(each) for each in await differences(admin, tables) if not each.raised] if found else []
+        )
+        applied.changed = [str(each) for each in found if str(each) not in applied.differ]
     finally:
         await admin.close()
     if old is None:
         await _write_topology(settings, Topology(partitions=partitions, lanes=lane_names()))
     return applied
+
+
+async def _put_right(
+    admin: AIOKafkaAdminClient, tables: dict[str, dict[str, str]], applied: Applied, seconds: float = 10.0
+) -> None:
+    found = await differences(admin, tables)
+    applied.raised = [str(each) for each in found if each.raised]
+    wrong = [each for each in found if not each.raised]
+    applied.faults = await alter(admin, wrong)
+    left, end = wrong, time.monotonic() + (0.0 if applied.faults else seconds)
+    while left:  # a broker learns from its controller what another one was told
+        left = [each for each in await differences(admin, tables) if not each.raised]
+        if time.monotonic() > end:
+            break
+        await asyncio.sleep(0.1)
+    applied.differ = [str(each) for each in left]
+    applied.changed = [str(each) for each in wrong if each not in left]
 
 
 _LANES = (

@@ -49,6 +49,9 @@ class Settings:
     """P for ``topics apply`` on a new cluster; afterwards the topology record decides."""
     replication: int = 1
     """Replication factor for ``topics apply`` (3 in production, with min.insync.replicas 2)."""
+    compacted_within: float = 7 * 86400.0
+    """Seconds after which a compacted topic must have been cleaned (max.compaction.lag.ms): what ``mailsluice
+    erase`` deletes is gone from it twice this time and two days later. For ``topics apply``."""
     rungs: tuple[float, ...] = (60.0, 600.0, 3600.0, 21600.0)
     """Seconds of the wait ladder's rungs 1m, 10m, 1h, 6h (the demo: 1, 3, 10, 30)."""
     lifetime: float = 7 * 86400.0
@@ -178,7 +181,7 @@ def _check(settings: Settings) -> list[str]:
         faults.append("MAILSLUICE_SECRET: each secret needs at least 32 characters")
     if settings.profile not in ("production", "demo"):
         faults.append("MAILSLUICE_PROFILE must be production or demo")
-    for name in ("session", "commit", "lifetime", "screen_horizon", "drain"):
+    for name in ("session", "commit", "lifetime", "screen_horizon", "drain", "compacted_within"):
         if not 0 < getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be above 0 seconds")
     for name in ("linger", "deliver_drain", "deliver_rate"):

@@ -14,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from streams.ops import bench_intake, bench_memory, bench_peers, bench_priority, bench_scale
+from streams.ops import bench_import, bench_intake, bench_memory, bench_peers, bench_priority, bench_scale
 from streams.ops.bench_machine import BenchFailed
 from streams.ops.bench_parts import PARTS, measure
 from streams.ops.bench_pipeline import UNLIMITED, Options, run
@@ -22,7 +22,7 @@ from streams.ops.bench_pipeline import UNLIMITED, Options, run
 FILE = "bench.json"
 T = TypeVar("T")
 
-HELP = f"""Measure SECTION: pipeline (default), peers, priority, intake, memory, scale, {", ".join(PARTS)}, or all of these.
+HELP = f"""Measure SECTION: pipeline (default), peers, priority, intake, import, memory, scale, {", ".join(PARTS)}, or all of these.
 
 \b
 Example: mailsluice bench pipeline --messages 50000
@@ -34,6 +34,7 @@ second all cores make, and gives the ratio: it means the same on a busy machine 
 priority fills every stage with bulk mail (--messages, --lane-rate) and gives the milliseconds from a
 transactional send to its 250.
 intake gives the CPU of enqueue and screen for one recipient, over few and over many suppressions and contacts.
+import suppresses --suppressions people from a CSV file, then lets the stage fill its state anew.
 memory publishes --messages to slow lanes (--lane-rate, 50/s here) and watches the workers for --seconds.
 scale lets one worker of compose and of deliver work off a backlog, then two.
 peers measures the pipeline and then, with as many mails of that size to the same sink, Postfix with
@@ -50,7 +51,9 @@ The results are also written to {FILE}. Exit code: 0 measured, nothing lost and 
 @click.command("bench", help=HELP)
 @click.argument(
     "section",
-    type=click.Choice(["pipeline", "peers", "priority", "intake", "memory", "scale", *PARTS, "all"]),
+    type=click.Choice(
+        ["pipeline", "peers", "priority", "intake", "import", "memory", "scale", *PARTS, "all"]
+    ),
     default="pipeline",
 )
 @click.option("--size", default=10_240, show_default=True, help="Bytes of a rendered mail.")
@@ -112,6 +115,8 @@ def bench(
                 suppressions, contacts, messages, broker=broker, partitions=partitions
             )
             found["intake"] = _run(bench_intake.run(asked)).as_dict()
+        if section == "import":
+            found["import"] = _run(bench_import.run(suppressions, broker, partitions)).as_dict()
         if section in ("memory", "all"):
             rate = bench_memory.RATE if lane_rate == UNLIMITED else lane_rate
             soaked = _run(bench_memory.run(replace(options, lane_rate=rate), seconds))
@@ -168,6 +173,15 @@ def show(found: dict[str, Any], console: Console) -> None:
             continue
         if name == "memory":
             _show_memory(result, console)
+            continue
+        if name == "import":
+            console.print(
+                f"{result['rows']:,} rows: {result['rows_per_second']:,} rows/s ({result['command_cpu']:.0f} s of CPU, peak "
+                f"{result['command_peak']:.0f} MB, {result['command_first']:.0f} MB after a tenth); all in state after "
+                f"{result['in_state']:.0f} s ({result['worker_cpu']:.0f} s of CPU, peak {result['worker_peak']:.0f} MB, "
+                f"{result['worker_first']:.0f} MB after a tenth was written); from nothing in {result['rebuild']:.0f} s "
+                f"({result['rebuild_cpu']:.0f} s of CPU, peak {result['rebuild_peak']:.0f} MB)"
+            )
             continue
         if name == "scale":
             for each in result:

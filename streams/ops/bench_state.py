@@ -167,19 +167,19 @@ class Crew:
         except aiohttp.ClientError:
             return None
 
-    async def ready(self, names: Iterable[str]) -> None:
+    async def ready(self, names: Iterable[str], patience: float = PATIENCE) -> None:
         """Return when the workers have read their tables and own their partitions. Raises BenchFailed."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         async with aiohttp.ClientSession() as http:
             for name in names:
                 while await self._text(http, name, "readyz") is None:
                     if time.monotonic() > end:
-                        raise BenchFailed(f"{name} was not ready in {PATIENCE:.0f} s: {self.tail(name)}")
+                        raise BenchFailed(f"{name} was not ready in {patience:.0f} s: {self.tail(name)}")
                     await asyncio.sleep(0.05)
 
-    async def at_rest(self, name: str, taken: int) -> None:
+    async def at_rest(self, name: str, taken: int, patience: float = PATIENCE) -> None:
         """Return when the worker has taken ``taken`` records in all and nothing is left. Raises BenchFailed."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         async with aiohttp.ClientSession() as http:
             while True:
                 text = await self._text(http, name, "metrics") or ""

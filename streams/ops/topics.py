@@ -44,14 +44,15 @@ topics.add_command(schema)
 def apply(
     broker: str | None, prefix: str | None, partitions: int | None, replication: int | None, as_json: bool
 ) -> None:
-    """Make what is missing; never delete, shrink or change what is there.
+    """Make what is missing, and set the settings of topics that are there as the table says; never delete or
+    shrink: a retention or size that you raised stays, and is told.
 
     Writes the topology record at first: the partition count P and the lanes, which every worker checks
     at its start. On a cluster that has one already its P is kept, whatever --partitions says.
 
     \b
     Example: mailsluice topics apply --partitions 16 --replication 3
-    Exit code: 0 all topics are there; 1 they are not, or others than this version works on;
+    Exit code: 0 all topics are there (settings that the broker does not change are told); 1 they are not, or others than this version works on;
     2 wrong usage or settings.
     """
     settings = asked(broker, prefix)
@@ -67,6 +68,12 @@ def apply(
         f"{len(applied.created)} topics made, {len(applied.present)} were there; "
         f"P = {topology.partitions} on {settings.broker}"
     )
+    for told in applied.changed:
+        click.echo(f"changed: {told}")
+    for told in applied.raised:
+        click.echo(f"left as it is: {told}")
+    for told in (*applied.faults, *applied.differ):
+        click.echo(f"not changed: {told}", err=True)
     if partitions not in (None, topology.partitions):
         click.echo(
             f"P stays {topology.partitions}: changing it to {partitions} is a migration (see README)",

@@ -9,6 +9,7 @@ from schemas.lanes import lane_names
 from schemas.topology import Topology
 from streams import admin as admin_module
 from streams.admin import WrongTopology, add_partitions, apply, check, configuration, read_topology, watch
+from streams.topic_settings import Difference, alter, described
 from streams.topics import BY_NAME, TOPICS
 from tests.support.brokers import admin, create_topics
 from tests.support.toys import settings_for, until
@@ -130,6 +131,16 @@ def test_flow_topics_are_never_compacted_and_outlive_their_mail(apache_broker, p
     assert configuration(BY_NAME["mail-wait-1m"], settings)["message.timestamp.type"] == "LogAppendTime"
 
 
+def test_nothing_deleted_stays_in_a_compacted_topic(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix, compacted_within=3600.0)
+    for topic in TOPICS:
+        found = configuration(topic, settings)
+        compacted = "compact" in found["cleanup.policy"]
+        assert found.get("max.compaction.lag.ms") == ("3600000" if compacted else None)
+        # Only closed segments are cleaned or deleted.
+        assert int(found["segment.ms"]) <= (3_600_000 if compacted else 86_400_000)
+
+
 async def test_apache_takes_the_configuration(apache_broker, prefix):
     settings = settings_for(apache_broker, prefix, partitions=1)
     await apply(settings)
@@ -139,3 +150,42 @@ async def test_apache_takes_the_configuration(apache_broker, prefix):
     entries = {entry[0]: entry[1] for entry in answer[0].resources[0][4]}
     expected = configuration(BY_NAME["mail-wait-10m"], settings)
     assert {key: entries[key] for key in expected} == expected
+
+
+async def test_what_an_older_version_made_is_put_right_and_what_was_raised_stays(apache_broker, prefix):
+    settings = settings_for(apache_broker, prefix, partitions=1)
+    old, mine = settings.topic("mail-suppressions"), settings.topic("mail-events")
+    await create_topics(apache_broker, old, cleanup_policy="compact", max_message_bytes="999999999")
+    year = str(365 * 86_400_000)
+    await create_topics(apache_broker, mine, cleanup_policy="delete", retention_ms=year, flush_ms="12345")
+    applied = await apply(settings)
+    assert any(f"{old}: max.compaction.lag.ms is 922" in told for told in applied.changed), applied
+    assert any(f"{mine}: retention.ms is {year}" in told for told in applied.raised)
+    assert (applied.faults, applied.differ) == ([], [])
+    async with admin(apache_broker) as client:
+        found = await described(client, [old, mine])
+    wanted = configuration(BY_NAME["mail-suppressions"], settings)
+    assert {**wanted, "max.message.bytes": "999999999"} == {name: found[old][name] for name in wanted}
+    assert (found[mine]["retention.ms"], found[mine]["segment.ms"]) == (year, "86400000")
+    assert found[mine]["flush.ms"] == "12345"  # not ours: only what the table names is set
+    again = await apply(settings)
+    assert (again.changed, again.differ) == ([], [])
+    assert len(again.raised) == 2
+
+
+async def test_the_embedded_broker_is_put_right_too(embedded_broker, prefix):
+    settings = settings_for(embedded_broker, prefix, partitions=1)
+    name = settings.topic("mail-suppressions")
+    await create_topics(embedded_broker, name, cleanup_policy="compact")
+    applied = await apply(settings)
+    assert f"{name}: max.compaction.lag.ms is not set, the table says 604800000" in applied.changed
+    assert (applied.faults, applied.differ) == ([], [])
+
+
+async def test_a_broker_that_changes_nothing_is_told():
+    class Old:
+        async def _send_request(self, request):
+            return request.prepare({33: (0, 1)})
+
+    found = await alter(Old(), [Difference("t", "segment.ms", "", "1"), Difference("t", "a", "", "2")])
+    assert found == ["this broker cannot change topics that are there (1 of them differ)"]
