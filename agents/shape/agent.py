@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_limit
 
 from msgspec.structs import replace
 
@@ -109,10 +108,10 @@ class Shaper:
                 continue  # nobody was told a limit, so nobody need be told another
             limits = self._limits(key)
             kept = replanned(limit, settings)
-            kept = replace_limit(kept, rate=min(limits.maximum, max(kept.paced(limits).minimum, kept.rate)))
+            kept = replace(kept, rate=min(limits.maximum, max(kept.paced(limits).minimum, kept.rate)))
             fresh = kept.policy(limits, now)
             if _binds(fresh) != _binds(was) or (kept.warm != limit.warm):
-                kept = replace_limit(kept, reason="the policy file has changed")
+                kept = replace(kept, reason="the policy file has changed")
                 facts += self._tell(kept, "policy", now)
             else:
                 self.state = {**self.state, key: kept}
@@ -162,7 +161,7 @@ class Shaper:
             if limit is None or now < limit.suspended_until:
                 return []
             return self._tell(
-                replace_limit(limit, suspended_until=until, reason=reason), "stop", now, "", stop.sample
+                replace(limit, suspended_until=until, reason=reason), "stop", now, "", stop.sample
             )
         was = self.published.get(key)
         if was is not None and now < was.suspended_until:
@@ -182,7 +181,7 @@ class Shaper:
         for key in keys:
             limit = self.state[key]
             if not limit.day.since:
-                self.state = {**self.state, key: replace_limit(limit, day=limit.day._replace(since=now))}
+                self.state = {**self.state, key: replace(limit, day=limit.day._replace(since=now))}
                 if key in self.counted.budgets:
                     self.counted.budgets[key].new_day(now, mono)
 
@@ -236,7 +235,7 @@ class Shaper:
     def _uncap(self, limit: Limit, now: float) -> list[Fact]:
         """The limit without the cap that has run out. Growth goes on from the rate before it."""
         reason = "the cap has run out: " + limit.reason
-        limit = replace_limit(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
+        limit = replace(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
         return self._tell(limit, "uncap", now, reason)
 
     def _end_day(self, limit: Limit, now: float) -> list[Fact]:
@@ -244,7 +243,7 @@ class Shaper:
         used, fullest = (budget.spent, budget.fullest) if budget else (0, 0)
         limit, what, reason = end_day(limit, self._limits(limit.key), self.settings, used, fullest, now)
         if what:
-            return self._tell(replace_limit(limit, reason=reason), what, now)
+            return self._tell(replace(limit, reason=reason), what, now)
         self.state = {**self.state, limit.key: limit}
         if limit.key not in self.published:
             return []

@@ -7,7 +7,8 @@ connections are the bottleneck, one at a time. Likewise the messages that one co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agents.shape.figures import Law, Limits
 from agents.shape.limit import Limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agents.shape.figures import WARM, Limits, Plan, Settings
 from agents.shape.limit import Limit

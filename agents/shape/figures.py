@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 WARM = "warm"
 """In the place of a plan's name: known to the provider already."""
@@ -257,6 +258,7 @@ class Settings:
         return found if kind == "source" else signed(found, self.signer)
 
 
+@lru_cache(1024)
 def signed(limits: Limits, times: float) -> Limits:
     """The limits of a DKIM domain that several sources may sign for."""
     top = limits.maximum * times

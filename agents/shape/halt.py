@@ -8,9 +8,8 @@ So: where the reply names a time, stay away so long; else a trickle. Then back t
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
-from msgspec.structs import replace as replace_reply
+from msgspec.structs import replace
 
 from agents.shape.figures import Law, Limits
 from agents.shape.limit import Limit
@@ -47,7 +46,7 @@ def turned_away(report: LaneReport, law: Law) -> list[Reply]:
     found = [r for r in found if r.sample.startswith("421")]
     if sum(reply.count for reply in found) <= law.stop * report.attempts:
         return []
-    return [replace_reply(reply, action="slow", scope="source") for reply in found]
+    return [replace(reply, action="slow", scope="source") for reply in found]
 
 
 def held(limit: Limit, law: Law, now: float) -> Limit:

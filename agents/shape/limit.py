@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace as with_fields
 
 from agents.shape.figures import Limits, Plan, Sweep
 from agents.shape.warm import NO_DAY, PACE, Day, Warm, begun
@@ -44,6 +47,9 @@ class Measured(NamedTuple):
     taken: float
 
 
+UNMEASURED = Measured(0.0, 0.0, 0, 0, 0, 0.0)
+
+
 class Hit(NamedTuple):
     """Replies that count towards a reaction."""
 
@@ -75,8 +81,7 @@ class Tally(NamedTuple):
 NO_TALLY = Tally()
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """What shape knows about one limit. Rates in messages/s, times in Unix seconds, 0 = never.
 
     ``rate`` is the law's; ``ceiling`` the rate at which the provider pushed back last (0: not known);
@@ -140,13 +145,15 @@ class Limit:
     def sampled(self, sample: Sample, window: float) -> Limit:
         """With one sample more, without those older than ``window`` seconds."""
         kept = [old for old in self.samples[-MAX_SAMPLES:] if old.time > sample.time - window]
-        return replace(self, samples=(*kept, sample), seen_at=sample.time)
+        return with_fields(self, samples=(*kept, sample), seen_at=sample.time)
 
     def measured(self, after: float = 0.0) -> Measured:
         """Sums over the samples taken after ``after``.
 
         Workers report out of step, so each stream of reports is averaged over its own seconds.
         """
+        if not self.samples or self.samples[-1].time <= after:
+            return UNMEASURED
         sums: dict[tuple[str, str], tuple[float, int, int]] = {}
         last: dict[tuple[str, str], Sample] = {}
         for sample in self.samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agents.shape.day import lifted, plan_of
 from agents.shape.figures import Limits, Settings

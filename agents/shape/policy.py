@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agents.shape.check import refused
 from agents.shape.connections import about_connections, connect, spent

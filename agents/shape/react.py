@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agents.shape.figures import Limits, Reaction, Sweep
 from agents.shape.limit import Hit, Limit, Tally
@@ -14,7 +14,7 @@ def react(
     limit: Limit, replies: list[Reply], limits: Limits, reactions: tuple[Reaction, ...], now: float
 ) -> tuple[Limit, str, Reply | None]:
     """The first reaction whose count is full; what it counted starts again from zero."""
-    for reaction in reactions:
+    for reaction in reactions if replies else ():
         seen = [r for r in replies if r.count and reaction.takes(limit.key[2], r.rule, r.klass)]
         if not seen:
             continue

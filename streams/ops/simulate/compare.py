@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from typing import Any
 from zlib import crc32
@@ -11,7 +12,7 @@ from zlib import crc32
 from agents.shape.figures import Settings
 from agents.shape.rules import parse_policy
 from schemas.lane_policy import Decision
-from schemas.reply import load_rules
+from schemas.reply import Rules, load_rules
 from streams.ops.simulate.measures import PERMITTED, Measures, Point
 from streams.ops.simulate.provider import Provider
 from streams.ops.simulate.providers_file import Model
@@ -58,9 +59,13 @@ def _outcome(model: Model, sender: Sender, days: float, seed: int, more: dict[st
 
 
 def _run(model: Model, sender: Sender, days: float, seed: int, coarse: float) -> Measures:
-    rules = load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
     phase = crc32(f"{seed}:{model.name}".encode()) / 2**32
-    return Run(model, sender, rules, phase, coarse).run(days)
+    return Run(model, sender, _reply_rules(), phase, coarse).run(days)
+
+
+@cache
+def _reply_rules() -> Rules:
+    return load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
 
 
 def _maker(model: Model, policy: str, settings: Settings) -> Callable[[float], Sender]:

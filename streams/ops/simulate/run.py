@@ -15,7 +15,7 @@ from streams.ops.simulate.senders import DKIM, SOURCE, Allowed, Sender
 
 START = 1_767_225_600.0
 """Unix seconds at which a simulation begins: a midnight."""
-FINE, MIDDLE, COARSE, CALM = 2.0, 10.0, 60.0, 150.0
+FINE, MIDDLE, COARSE, CALM, AWAY = 2.0, 10.0, 60.0, 150.0, 600.0
 """Seconds of a step: right after something changed, for a while after, and when nothing does."""
 RETRY = 600.0
 """Seconds after which a deferred message is tried again, as on the first rungs of the wait ladder."""
@@ -105,7 +105,8 @@ class Run:
         self._arrived = self._idle = self._carry = self._bounced = self._grey = 0.0
         self._complaints: dict[int, float] = defaultdict(float)
         self._told, self._owed, self._number = 0, 0.0, 0
-        self._disturbed, self._late, self._rate = -HOUR, False, 0.0
+        self._disturbed = self._changed = self._refused = -HOUR
+        self._late, self._rate = False, 0.0
 
     def run(self, days: float) -> Measures:
         """Let ``days`` pass."""
@@ -118,29 +119,37 @@ class Run:
         return self.measures
 
     def _step_length(self, now: float) -> float:
+        """As long as nothing can happen within it that the law would have seen sooner, reports being a second apart."""
         allowed = self.sender.allowed(START + now)
-        if allowed.rate != self._rate:
-            self._rate = allowed.rate
-            if self._coarse <= COARSE:
-                self._disturbed = now
         away = allowed.suspended_until - START - now
         if away > 0:
-            length = min(300.0, max(FINE, away))
-        elif now - self._disturbed < 20:
-            length = FINE
-        elif now - self._disturbed < 180:
-            length = MIDDLE
+            length = min(AWAY, max(FINE, away))
+        elif self._coarse > COARSE:
+            length = self._coarse
         else:
-            calm = self._coarse <= COARSE and now - self._disturbed > 1800
-            length = CALM if calm else self._coarse
-            if not self._late and self._coarse <= COARSE and not self._takes(now, length, allowed):
-                # The step in which it would first be refused is looked at closely.
-                length = MIDDLE if self._takes(now, MIDDLE, allowed) else FINE
+            if allowed.rate != self._rate:
+                self._disturbed = self._disturbed if allowed.rate > self._rate and not self._late else now
+                self._changed, self._rate = now, allowed.rate
+            length = self._watched(now) if self._late else self._until_refused(now, allowed)
         while self._edges and self._edges[0] <= now:
             self._edges.pop(0)
         if self._edges:
             length = min(length, self._edges[0] - now)
         return min(length, HOUR - now % HOUR)
+
+    def _watched(self, now: float) -> float:
+        """While it is refused: closely at first and after each change, then by minutes."""
+        since = now - self._disturbed
+        return FINE if since < 20 else MIDDLE if since < 180 else COARSE
+
+    def _until_refused(self, now: float, allowed: Allowed) -> float:
+        """While all is taken: up to the step in which it would first be refused; that one is looked at closely."""
+        calm = COARSE if now - self._changed < 300 else CALM
+        return next(
+            length
+            for length in (calm, COARSE / 2, MIDDLE, FINE)
+            if length == FINE or self._takes(now, length, allowed)
+        )
 
     def _takes(self, now: float, seconds: float, allowed: Allowed) -> bool:
         """Whether all that would be tried in so many seconds would be taken."""
@@ -163,8 +172,9 @@ class Run:
         asked = allowed.connections if busy else open_now
         answer = self.provider.offer(now, seconds, attempts, asked, allowed.each)
         late = answer.throttled > 0
-        if late and not self._late and self._coarse <= COARSE:
-            self._disturbed = now
+        if late and now - self._refused > 300:
+            self._disturbed = now  # no news where it comes and goes
+        self._refused = now if late else self._refused
         self._late = late
         new = self.queue.take(attempts)
         grey, bounced = self._taken(now, answer.taken, new / attempts if attempts else 0.0)

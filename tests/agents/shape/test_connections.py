@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as with_fields
 
 from agents.shape.limit import Limit, restored
 from agents.shape.policy import decide
@@ -33,7 +34,9 @@ def refused(beside=3, klass="connections", count=1, **more) -> Reply:
 
 
 def limit(**more) -> Limit:
-    return replace(Limit(KEY, 10.0, NOW - 100, raised_at=NOW - 5, connected_at=NOW - 100, reason="x"), **more)
+    return with_fields(
+        Limit(KEY, 10.0, NOW - 100, raised_at=NOW - 5, connected_at=NOW - 100, reason="x"), **more
+    )
 
 
 def after(*reports: LaneReport, state=None, settings=SETTINGS, step=1.0):

@@ -47,7 +47,7 @@ def slow(count=5, **more) -> Reply:
 
 
 def limit(**more) -> Limit:
-    return replace(Limit(KEY, 10.0, NOW - 100, raised_at=NOW - 100, reason="x"), **more)
+    return with_fields(Limit(KEY, 10.0, NOW - 100, raised_at=NOW - 100, reason="x"), **more)
 
 
 def one(found) -> tuple[LanePolicy, Decision]:
@@ -140,9 +140,9 @@ def test_a_raise_stops_below_the_ceiling_and_probes_from_there():
     assert policy.rate == pytest.approx(0.9 * 12)
     near = limit(rate=10.8, ceiling=12.0, raised_at=NOW - 30)
     assert decide(report(10), {KEY: near}, SETTINGS, NOW)[0] == []
-    policy, _ = one(decide(report(10), {KEY: replace(near, raised_at=NOW - 41)}, SETTINGS, NOW))
+    policy, _ = one(decide(report(10), {KEY: with_fields(near, raised_at=NOW - 41)}, SETTINGS, NOW))
     assert policy.rate == pytest.approx(10.8 + 0.02 * 12)
-    policy, _ = one(decide(report(10), {KEY: replace(near, raised_at=NOW - 41, probes=5)}, SETTINGS, NOW))
+    policy, _ = one(decide(report(10), {KEY: with_fields(near, raised_at=NOW - 41, probes=5)}, SETTINGS, NOW))
     assert policy.rate == pytest.approx(10.8 + 0.08 * 12)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,10 +76,10 @@ def test_a_plan_of_hours_looks_at_the_fullest_hour():
 
 
 def test_frozen_growth_holds_the_day_and_a_plan_ends_above_the_law():
-    frozen = replace(warm(), frozen_until=NOW + 5)
+    frozen = with_fields(warm(), frozen_until=NOW + 5)
     _, what, reason = end_day(frozen, SHIPPED.limits("google"), SHIPPED, 300, 60, NOW)
     assert (what, "frozen" in reason) == ("hold", True)
-    late = replace(warm(44), day=GOOD)
+    late = with_fields(warm(44), day=GOOD)
     used = late.warm.per_day
     after, what, reason = end_day(late, SHIPPED.limits("google"), SHIPPED, used, used // 5, NOW)
     assert (after.warm, what) == (None, "warm")
@@ -145,13 +144,13 @@ def test_a_throttled_warm_up_is_cut_below_its_pace():
         seconds=60.0,
         replies=(slow,),
     )
-    (policy, decision), _ = decide(report, {KEY: replace(warm(), raised_at=NOW)}, SHIPPED, NOW)
+    (policy, decision), _ = decide(report, {KEY: with_fields(warm(), raised_at=NOW)}, SHIPPED, NOW)
     assert decision.what == "cut"
     assert policy.rate < 0.02
 
 
 def test_the_next_leader_goes_on_in_the_middle_of_the_day():
-    limit = replace(warm(3), day=Day(NOW, 50, 2, 1, 47, 0, 0, 4), volumes=(300, 390, 500), ordered=5.0)
+    limit = with_fields(warm(3), day=Day(NOW, 50, 2, 1, 47, 0, 0, 4), volumes=(300, 390, 500), ordered=5.0)
     policy = limit.policy(SHIPPED.limits("google"), NOW)
     again = restored(parse(encode(policy), LanePolicy), SHIPPED.limits("google"), SHIPPED.plans)
     assert (again.warm, again.day, again.volumes, again.ordered) == (
@@ -169,7 +168,7 @@ def test_a_rest_of_30_days_starts_again():
     shaper.lead(0, 0.0, NOW)
     report = LaneReport(worker="w", number=1, provider="google", source="s", time=NOW, attempts=1)
     shaper.on_report(report, NOW, 0.0)
-    shaper.state = {KEY: replace(shaper.state[KEY], warm=begun("conservative", PLAN, 9))}
+    shaper.state = {KEY: with_fields(shaper.state[KEY], warm=begun("conservative", PLAN, 9))}
     shaper.tick(NOW + 29 * 86400, 29 * 86400.0)
     assert shaper.state[KEY].warm.step == 9
     _, drops = shaper.tick(NOW + 30 * 86400 + 1, 30 * 86400.0)
@@ -187,16 +186,16 @@ def test_young_sources_and_domains_are_bounded_over_all_providers():
     state = {KEY: warm(0)}
     assert wide_of(state, SHIPPED) == {("source", "s")}
     # 2,400 an hour somewhere, or a plan that is done: no longer.
-    far = {KEY: warm(0), ("source", "s", "yahoo"): replace(warm(14), key=("source", "s", "yahoo"))}
+    far = {KEY: warm(0), ("source", "s", "yahoo"): with_fields(warm(14), key=("source", "s", "yahoo"))}
     assert far[("source", "s", "yahoo")].warm.per_hour < 2400
     assert wide_of(far, SHIPPED)
-    far[("source", "s", "yahoo")] = replace(warm(15), key=("source", "s", "yahoo"))
+    far[("source", "s", "yahoo")] = with_fields(warm(15), key=("source", "s", "yahoo"))
     assert wide_of(far, SHIPPED) == set()
-    done = {KEY: warm(0), ("source", "s", "gmx"): replace(warm(), warm=None, key=("source", "s", "gmx"))}
+    done = {KEY: warm(0), ("source", "s", "gmx"): with_fields(warm(), warm=None, key=("source", "s", "gmx"))}
     assert wide_of(done, SHIPPED) == set()
     # A small site has no plan, and says nothing.
     site = ("source", "s", "x.example")
-    assert wide_of({KEY: warm(0), site: replace(warm(), warm=None, key=site)}, SHIPPED)
+    assert wide_of({KEY: warm(0), site: with_fields(warm(), warm=None, key=site)}, SHIPPED)
 
 
 def test_the_bound_over_all_providers_is_published_leased_and_taken_back():
@@ -275,7 +274,7 @@ def test_too_many_complaints_leave_only_the_engaged_until_seven_measured_days_ar
     now = NOW
     for day in range(9):
         now += 86400
-        shaper.state = {**shaper.state, key: replace(shaper.state[key], day=Day(now))}
+        shaper.state = {**shaper.state, key: with_fields(shaper.state[key], day=Day(now))}
         if day != 3:  # nothing was measured that day: it counts neither way
             shaper.on_report(msg(COMPLAINTS, now, delivered=900, complaints=1), now, 0.0)
         facts, _ = shaper.tick(now + 86400, 0.0)
@@ -288,7 +287,7 @@ def test_too_many_complaints_leave_only_the_engaged_until_seven_measured_days_ar
 
 
 def test_a_bad_day_starts_the_count_again():
-    gated = replace(
+    gated = with_fields(
         warm(), warm=None, gate_day=500, good_days=6, day=Day(NOW, delivered=1000, complaints=9, told=1)
     )
     after, what, _ = end_day(gated, SHIPPED.limits("google"), SHIPPED, 500, 100, NOW)
