@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from agents import Agent, Out, Stage
 from agents.classify.agent import Classify
 from agents.classify.book import SqliteBook
@@ -38,6 +40,7 @@ from agents.score import policy as score_policy
 from agents.score.agent import Score
 from agents.screen import policy as screen_policy
 from agents.screen.agent import Screen
+from agents.screen.consents import Consents
 from agents.screen.rules import Screening
 from agents.screen.rules_file import BadRules, warnings_of
 from agents.screen.rules_file import read_rules as read_screening
@@ -45,11 +48,15 @@ from agents.sign.agent import Sign
 from agents.sign.keys import load_keys
 from agents.suppress import policy as suppress_policy
 from agents.suppress.agent import Suppress
+from agents.suppress.asking import Asking
 from agents.wait import policy as wait_policy
 from agents.wait.agent import Wait
+from schemas.campaign import Campaign
 from schemas.campaign_gate import CampaignGate
-from schemas.codec import Malformed, decode, headers_from, parse
+from schemas.codec import Malformed, decode, encode, headers_from, parse
 from schemas.codec import Record as CodecRecord
+from schemas.consent import StreamConsent
+from schemas.consent_rules import BadConsents, ConsentRules, read_consent_rules
 from schemas.contact import Contact
 from schemas.faults import Faulty
 from schemas.gate import until_of
@@ -82,6 +89,7 @@ from streams.topics import RUNGS
 from streams.work import Turns
 
 log = logging.getLogger("mailsluice.app")
+_CAMPAIGN = {"type": b"campaign", "version": b"1"}
 ENVELOPE = 65_536
 """Bytes of a record that signatures and headers may take."""
 Fatal = Callable[[int, str], Any]
@@ -255,6 +263,12 @@ class App:
             stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
         )
         contacts = self._states(stage, "mail-contacts", follower)
+        views = [suppressions, contacts]
+        rules, consents = consent_rules_of(self.settings), None
+        if rules.ask:
+            files = self._states(stage, "mail-consents", follower, newer=_newer_consent)
+            consents = Consents(rules, files)
+            views.append(files)
         screening = screening_of(self.settings)
         for warning in warnings_of(screening):
             log.warning("%s", warning)
@@ -267,9 +281,10 @@ class App:
             self.clock,
             screening,
             lambda reason, action: metrics.SCREEN_RULES.labels(reason, action).inc(),
+            consents,
         )
         self._expiring(rows)
-        return WithViews(agent, [suppressions, contacts])
+        return WithViews(agent, views)
 
     def _expiring(self, files: StateFiles) -> None:
         def sweep() -> None:
@@ -446,7 +461,35 @@ class App:
             head=first_word,
             rewrite=self.publish,
         )
-        return Suppress(states, suppress_policy.Settings())
+        consents = self._states(
+            stage,
+            "mail-consents",
+            follower,
+            headers={"type": b"consent", "version": b"1"},
+            newer=_newer_consent,
+            head=first_word,
+            rewrite=self.publish,
+        )
+        rules = consent_rules_of(self.settings)
+        confirmations = rules.campaigns()
+        if confirmations:
+            tokens, base = self._tokens(), self.settings.base_url
+            await self._publish_campaigns(confirmations)
+            asking = Asking(
+                consents, rules, lambda link: tokens.confirm_url(base, link), self.clock, observe_subscription
+            )
+        else:
+            asking = Asking(consents, rules, lambda link: "", self.clock, observe_subscription)
+        return Suppress(states, suppress_policy.Settings(), asking)
+
+    async def _publish_campaigns(self, wanted: Sequence[Campaign]) -> None:
+        """The campaigns of the confirmation mails, where another one or none is there; who paused one has paused it."""
+        known = await self._table_of_campaigns()
+        for campaign in wanted:
+            old = known.get(campaign.key.decode())
+            new = replace(campaign, state=old.state) if old else campaign
+            if new != old:
+                self.publish(Out("mail-campaigns", encode(new), _CAMPAIGN, new.key, 0))
 
     async def _score(self, stage: Stage, ownership: Ownership) -> Agent:
         follower = await self._follower()
@@ -492,6 +535,19 @@ def screening_of(settings: Settings) -> Screening:
     where = settings.screen_rules
     mine = _operators(where, "MAILSLUICE_SCREEN_RULES", BadRules) if where is not None else ""
     return read_screening(text, "rules.toml", mine, str(where), blocklist)
+
+
+def consent_rules_of(settings: Settings) -> ConsentRules:
+    """What tenants ask of consents; nothing without a file. Raises BadConsents."""
+    if settings.consent is None:
+        return ConsentRules()
+    text = _operators(settings.consent, "MAILSLUICE_CONSENT", BadConsents)
+    return read_consent_rules(text, str(settings.consent))
+
+
+def observe_subscription(told: str) -> None:
+    """Counts what became of a subscription that was asked for."""
+    metrics.SUBSCRIPTIONS.labels(told).inc()
 
 
 def _operators(path: Path, setting: str, bad: type[Faulty]) -> str:
@@ -549,6 +605,10 @@ def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
 
 def _newer_suppression(old: bytes, new: bytes) -> bool:
     return parse(new, Suppression).version >= parse(old, Suppression).version
+
+
+def _newer_consent(old: bytes, new: bytes) -> bool:
+    return parse(new, StreamConsent).version >= parse(old, StreamConsent).version
 
 
 def _newer_contact(old: bytes, new: bytes) -> bool:

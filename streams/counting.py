@@ -12,6 +12,7 @@ import msgspec
 
 from agents import Out
 from agents.screen.rules import REASONS as SCREEN_REASONS
+from agents.suppress.consent import TOLD
 from schemas.event import Kind
 from schemas.lane_policy import ALL, LanePolicy
 from schemas.lanes import LANES, SUFFIXES
@@ -78,6 +79,9 @@ class Written:
             for reason in SCREEN_REASONS:
                 for action in ("stop", "warn"):
                     metrics.SCREEN_RULES.labels(reason, action)
+        if stage == "suppress":
+            for told in TOLD:
+                metrics.SUBSCRIPTIONS.labels(told)
         if "mail-suppressions" in emits:
             for reason in _REASONS:
                 metrics.SUPPRESSIONS.labels(reason)

@@ -151,6 +151,12 @@ SCREEN_RULES = Counter(
     ["reason", "action"],
     registry=REGISTRY,
 )
+SUBSCRIPTIONS = Counter(
+    "mailsluice_subscriptions_total",
+    "Subscriptions asked for, by what became of them: mailed (a confirmation), granted, limited, known, complained, closed",
+    ["told"],
+    registry=REGISTRY,
+)
 CAMPAIGN_GATES = Counter(
     "mailsluice_campaign_gates_total",
     "Campaigns paused by what came back (bounces, complaints, deferrals), or whose canary passed",

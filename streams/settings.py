@@ -86,6 +86,9 @@ class Settings:
     screen_rules: Path | None = None
     """File laid over the shipped rules.toml: who gets no marketing mail (role, disposable, mistyped addresses,
     frequency and sunset by engagement, relaunch). Read at a worker's start; see ``mailsluice list rules``."""
+    consent: Path | None = None
+    """File with what tenants ask of consents (require, tracking) and how subscriptions are confirmed, see
+    schemas/consent_rules.py. Of all workers and the edge alike; read at their start. Empty = nothing is asked for."""
     render_files: tuple[Path, ...] = ()
     """Directories that attachments' file:/// urls may point into; empty = none."""
     render_hosts: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
+from agents.screen.consents import FREE, Agreed, Consents
 from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
 from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, meant, read_known
 from schemas.address import domain_of
@@ -62,11 +63,13 @@ class Screen:
         clock: Callable[[], float],
         screening: Screening | None = None,
         observe: Callable[[str, str], None] = lambda reason, action: None,
+        consents: Consents | None = None,
     ) -> None:
         """``screening``: the rules for marketing mail, None for none. ``observe`` is called with the reason of a
-        rule and ``stop`` or ``warn``."""
+        rule and ``stop`` or ``warn``. ``consents``: None where no tenant asks for any."""
         self._screening = screening
         self._observe = observe
+        self._consents = consents
         self._passed: dict[str, tuple[float, ...]] = {}
         self._settings = settings
         self._rows = rows
@@ -127,27 +130,34 @@ class Screen:
         found = self._suppressions(partition).scan(mail.to.encode() + b"|")
         rows = [parse(value, Suppression) for _, value in found]
         decision, reason = decide(mail, rows, self._settings, now)
-        verdict, contact = PASS, None
-        if mail.stream == "marketing" and self._screening is not None:
+        verdict, contact, agreed = PASS, None, self._agreed(mail, partition, now)
+        if agreed.refusal and decision == "pass":
+            decision, reason, verdict = "rejected", "no_consent", Verdict("no_consent", agreed.refusal)
+            self._observe("no_consent", "stop")
+        elif mail.stream == "marketing" and self._screening is not None:
             if decision == "pass":
                 contact = self._known(mail, partition)
-                verdict = self._judge(record, mail, contact, self._screening, now)
+                tracked = _tracked(record, contact, agreed)
+                verdict = self._judge(mail, contact, tracked, self._screening, now)
                 if verdict.reason:
                     decision, reason = "suppressed", verdict.reason
             elif decision == "bounced":  # a mistyped domain often has no host: say what was meant
                 verdict = meant(mail.to, self._screening.lists.place(domain_of(mail.to)))
         made = [row_for(key, mail, decision, reason, self._settings, now) for key in keys]
         self._write(
-            ticket, state, made, self._output(record, mail, made[0], partition, now, verdict, contact)
+            ticket, state, made, self._output(record, mail, made[0], partition, now, verdict, contact, agreed)
         )
 
+    def _agreed(self, mail: Candidate, partition: int, now: float) -> Agreed:
+        if self._consents is None or mail.stream != "marketing":
+            return FREE
+        return self._consents.of(mail.to, mail.tenant, mail.stream, partition, max(now, mail.not_before))
+
     def _judge(
-        self, record: Record, mail: Candidate, contact: Known, screening: Screening, now: float
+        self, mail: Candidate, contact: Known, tracked: bool, screening: Screening, now: float
     ) -> Verdict:
         who = f"{mail.to}|{mail.tenant}"
         passed = self._passed.get(who, ())
-        consent = contact.consent
-        tracked = "consent" in record.headers or (consent is not None and (consent.opens or consent.clicks))
         verdict = judge(mail.to, mail.tenant, contact, tracked, passed, screening, now)
         for reason in verdict.warned:
             self._observe(reason, "warn")
@@ -194,6 +204,7 @@ class Screen:
         now: float,
         verdict: Verdict = PASS,
         contact: Known | None = None,
+        agreed: Agreed | None = None,
     ) -> Out:
         if row.decision != "pass":
             detail = record.text("detail") or verdict.detail
@@ -202,7 +213,12 @@ class Screen:
         # The row's word stands: a redo may have met other DNS answers or another clock.
         headers["lane"] = row.lane.encode()
         headers["expires"] = number(row.expires)
-        if "consent" not in headers:
+        recorded = (agreed or self._agreed(mail, partition, now)).letters
+        if recorded is not None:  # what a producer says is no consent on record
+            headers.pop("consent", None)
+            if recorded:
+                headers["consent"] = recorded
+        elif "consent" not in headers:
             consent = letters(contact or self._known(mail, partition))
             if consent:
                 headers["consent"] = consent
@@ -251,6 +267,14 @@ def letters(contact: Known) -> bytes:
     if consent is None:
         return b""
     return (b"o" if consent.opens else b"") + (b"c" if consent.clicks else b"")
+
+
+def _tracked(record: Record, contact: Known, agreed: Agreed) -> bool:
+    """Whether opens or clicks of the mail may be seen."""
+    if agreed.letters is not None:
+        return bool(agreed.letters)
+    consent = contact.consent
+    return "consent" in record.headers or (consent is not None and (consent.opens or consent.clicks))
 
 
 def candidate(record: Record) -> Candidate:

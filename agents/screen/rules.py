@@ -25,7 +25,7 @@ SWITCHES = ("role", "disposable", "mistyped", "frequency", "dormant", "recycled"
 """The rules that can be set to stop, warn or off."""
 REASONS = (
     *("role_address", "disposable_domain", "mistyped_domain", "too_many", "dormant", "recycled_risk"),
-    "relaunch",
+    *("relaunch", "no_consent"),
 )
 """What ``Verdict.reason`` may be: bounded, a label of metrics."""
 

@@ -23,6 +23,7 @@ from agents.deliver.row import newer, read_row, reduce_outcome
 from agents.enqueue.campaigns import CheckCampaigns
 from agents.score import policy as score
 from agents.score.agent import Score
+from agents.screen.consents import agreed, read_standing
 from agents.shape.agent import Shaper
 from agents.shape.campaigns import Campaigns
 from agents.shape.rules import parse_policy
@@ -85,6 +86,13 @@ async def screen_reads_suppressions(_: Path) -> None:
     found = await through(agent, STAGE["screen"], await enqueued())
     told = [parse(record.value, MailEvent) for record in of("mail-events", found)]
     assert ("suppressed", "complaint") in {(event.kind, event.reason) for event in told}
+
+
+async def screen_reads_consents(_: Path) -> None:
+    for path in examples_of("consent"):
+        row: StreamConsent = read(path)
+        found = agreed(read_standing(path.read_bytes()), ConsentRule(require=True, tracking="consent"), NOW)
+        assert (not found.refusal, found.letters) == (row.in_force(NOW), row.tracking.encode())
 
 
 async def screen_reads_gate_rows(_: Path) -> None:
@@ -324,6 +332,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("enqueue", "send"): enqueue_reads_sends,
     ("screen", "accepted"): screen_reads_accepted,
     ("screen", "suppression"): screen_reads_suppressions,
+    ("screen", "consent"): screen_reads_consents,
     ("screen", "gate"): screen_reads_gate_rows,
     ("render", "accepted"): render_reads_accepted,
     ("sign", "mail"): sign_reads_mail,

@@ -42,6 +42,7 @@ mailsluice_source_unwell gauge source
 mailsluice_stage_busy_seconds counter stage
 mailsluice_stray_partitions gauge stage
 mailsluice_stream_stopped_until gauge kind,name
+mailsluice_subscriptions counter told
 mailsluice_suppressions counter reason
 mailsluice_unacknowledged_records gauge stage
 """
