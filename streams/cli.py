@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.simulate.command:command",
         "Try a sending policy against models of providers: a month in seconds.",
     ),
+    "backtest": (
+        "streams.ops.backtest.command:command",
+        "What another policy or other reply rules would have decided; reads other engines' logs too.",
+    ),
     "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
     "chaos": ("streams.ops.chaos.command:command", "Kill everything under load, then balance the books."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),
