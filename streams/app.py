@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -56,9 +55,7 @@ from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, decode, encode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.consent import StreamConsent
-from schemas.consent_rules import BadConsents, ConsentRules, read_consent_rules
 from schemas.contact import Contact
-from schemas.faults import Faulty
 from schemas.gate import until_of
 from schemas.hold import Command, Hold
 from schemas.ladder import Rung
@@ -74,6 +71,7 @@ from streams.clock import SteadyClock
 from streams.counting import lane_gauges, provider_label, source_gauges
 from streams.follow import Follower
 from streams.notes import Notes
+from streams.operators import consent_rules_of, text_of
 from streams.ownership import Ownership
 from streams.pipeline import BY_NAME, CHAINS
 from streams.resolver import Resolver
@@ -522,7 +520,7 @@ def worker_name() -> str:
 def delivery_of(settings: Settings) -> Delivery:
     """The operator's delivery.toml, or the shipped one. Raises BadDelivery."""
     if settings.delivery is not None:
-        text = _operators(settings.delivery, "MAILSLUICE_DELIVERY", BadDelivery)
+        text = text_of(settings.delivery, "MAILSLUICE_DELIVERY", BadDelivery)
         return read_delivery(text, str(settings.delivery))
     return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
 
@@ -533,29 +531,13 @@ def screening_of(settings: Settings) -> Screening:
 
     text = (resources.files("agents.screen") / "rules.toml").read_text("utf-8")
     where = settings.screen_rules
-    mine = _operators(where, "MAILSLUICE_SCREEN_RULES", BadRules) if where is not None else ""
+    mine = text_of(where, "MAILSLUICE_SCREEN_RULES", BadRules) if where is not None else ""
     return read_screening(text, "rules.toml", mine, str(where), blocklist)
-
-
-def consent_rules_of(settings: Settings) -> ConsentRules:
-    """What tenants ask of consents; nothing without a file. Raises BadConsents."""
-    if settings.consent is None:
-        return ConsentRules()
-    text = _operators(settings.consent, "MAILSLUICE_CONSENT", BadConsents)
-    return read_consent_rules(text, str(settings.consent))
 
 
 def observe_subscription(told: str) -> None:
     """Counts what became of a subscription that was asked for."""
     metrics.SUBSCRIPTIONS.labels(told).inc()
-
-
-def _operators(path: Path, setting: str, bad: type[Faulty]) -> str:
-    """The text of a file that a setting names. Raises ``bad``."""
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(f"{setting}={path}", [str(error)]) from None
 
 
 class Meanings:

@@ -105,6 +105,14 @@ class Settings:
     """Domain of the return paths; its MX is the SMTP edge."""
     edge_http: str = "127.0.0.1:8025"
     """HOST:PORT the HTTP edge listens on."""
+    edge_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) of the proxies before the HTTP edge, and of servers that subscribe for others: their
+    X-Forwarded-For says whose request it is. Empty = nobody's does, and all behind a proxy share one limit."""
+    edge_subscribe_source: float = 20.0
+    """Subscriptions an hour that one address (IPv6: /64) may ask for, for each edge process."""
+    edge_subscribe_domain: float = 200.0
+    """Subscriptions an hour to one recipient domain, for each edge process; large mailbox providers have 50 times
+    as many."""
     edge_smtp: str = "127.0.0.1:8026"
     """HOST:PORT the SMTP edge listens on."""
     edge_smtp_certificate: Path | None = None
@@ -203,6 +211,14 @@ def _check(settings: Settings) -> list[str]:
         faults.append("MAILSLUICE_DNS_VALIDATES needs MAILSLUICE_DNS: which resolver's word counts")
     if settings.deliver_port > 65_535:
         faults.append("MAILSLUICE_DELIVER_PORT must be at most 65535")
+    for name in ("edge_subscribe_source", "edge_subscribe_domain"):
+        if not 1 <= getattr(settings, name) < math.inf:
+            faults.append(f"{variable(name)} must be 1 or more")
+    for proxy in settings.edge_proxies:
+        try:
+            ipaddress.ip_network(proxy, strict=False)
+        except ValueError as error:
+            faults.append(f"MAILSLUICE_EDGE_PROXIES: {error}")
     if settings.log not in logging.getLevelNamesMapping():
         faults.append("MAILSLUICE_LOG must be a level such as INFO or DEBUG")
     try:

@@ -1,10 +1,11 @@
-"""HTTP in: open pixel, click redirect, unsubscribe page and one-click POST (RFC 8058).
+"""HTTP in: open pixel, click redirect, unsubscribe page and one-click POST (RFC 8058), subscriptions.
 
 ====================================  ===========================================================
 ``GET /o/<token>.gif``                an open; answers a transparent pixel
 ``GET /c/<token>?u=<url>&s=<mac>``    a click; answers 302 to the URL, which the MAC must vouch for
 ``GET /u/<token>``                    a page that changes nothing: scanners follow every link
 ``POST /u/<token>``                   unsubscribes, whatever the body (``action=subscribe`` takes it back)
+``POST /subscribe``, ``/confirm/...``  see ``streams.edge.subscribe``
 ``GET /healthz``, ``/readyz``         200; readyz 503 while the process is not ready
 ====================================  ===========================================================
 
@@ -13,7 +14,8 @@ all three kinds of event: else it is 503 with Retry-After. A pixel nobody misses
 the link, so that no reader is stuck; whoever wants to unsubscribe is asked to try again, never told a lie.
 A token or link that was changed is a 400.
 
-X-Forwarded-For is not believed: ``address`` is the peer's. There is no TLS here; put a proxy in front.
+X-Forwarded-For is believed of the proxies in ``proxies`` alone; else ``address`` is the peer's. There is no TLS
+here; put a proxy in front.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import punctuation
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote
@@ -32,15 +34,21 @@ from aiohttp import web
 
 from agents import Out
 from schemas.codec import Malformed, encode
+from schemas.consent_rules import ConsentRules
 from schemas.engagement import Engagement
 from schemas.identity import partition_of
 from schemas.token import MailToken, Tokens
 from streams import metrics
 from streams.edge.acked import Acked, Publish
-from streams.edge.pages import Pages, veiled
+from streams.edge.limits import source_of
+from streams.edge.pages import Pages, html, veiled
+from streams.edge.subscribe import SubscribeSettings, Subscriptions
 
 PIXEL = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-_KINDS = {"/o/": "open", "/c/": "click", "/u/": "unsubscribe"}
+_KINDS = {
+    **{"o": "open", "c": "click", "u": "unsubscribe"},
+    **{"subscribe": "subscribe", "confirm": "confirm"},
+}
 _TYPE = {"type": b"engagement", "version": b"1"}
 Kind = Literal["opened", "clicked", "unsubscribed", "subscribed"]
 Handler = Callable[[web.Request], Any]
@@ -64,6 +72,9 @@ class HttpSettings:
     """Age at which a connection is closed, between two requests or amid a header that never ends."""
     connections: int = 1000
     """Open connections; further ones are closed at once."""
+    proxies: tuple[str, ...] = ()
+    """Addresses and networks (CIDR) whose X-Forwarded-For is believed."""
+    subscribe: SubscribeSettings = field(default_factory=SubscribeSettings)
 
 
 class HttpEdge:
@@ -76,6 +87,7 @@ class HttpEdge:
         settings: HttpSettings,
         clock: Callable[[], float] = time.time,
         ready: Callable[[], bool] = lambda: True,
+        consents: ConsentRules | None = None,
     ) -> None:
         self._acked = Acked(publish, settings.ack)
         self._tokens = tokens
@@ -83,6 +95,16 @@ class HttpEdge:
         self._clock = clock
         self._ready = ready
         self._pages = Pages()
+        self._subscriptions = Subscriptions(
+            consents or ConsentRules(),
+            tokens,
+            self._pages,
+            settings.subscribe,
+            clock,
+            self._source,
+            self._write,
+            self._unavailable,
+        )
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -116,6 +138,7 @@ class HttpEdge:
         app.router.add_get("/c/{token}", self._click)
         app.router.add_get("/u/{token}", self._ask)
         app.router.add_post("/u/{token}", self._leave)
+        self._subscriptions.routes(app)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         return app
@@ -136,7 +159,7 @@ class HttpEdge:
 
     async def _ask(self, request: web.Request) -> web.Response:
         mail = self._tokens.read_mail_token(request.match_info["token"])
-        return _html(self._pages.page("ask", who=veiled(mail.to)))
+        return html(self._pages.page("ask", who=veiled(mail.to)))
 
     async def _leave(self, request: web.Request) -> web.Response:
         mail = self._tokens.read_mail_token(request.match_info["token"])
@@ -146,7 +169,7 @@ class HttpEdge:
         # The body is read for what it tells, not for permission: whoever posts here wants out.
         if not await self._tell(kind, mail, request, one_click=b"One-Click" in body):
             return self._unavailable()
-        return _html(self._pages.page("back" if kind == "subscribed" else "left", who=veiled(mail.to)))
+        return html(self._pages.page("back" if kind == "subscribed" else "left", who=veiled(mail.to)))
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -172,13 +195,20 @@ class HttpEdge:
             url=url,
             # Headers are decoded with surrogates, which JSON cannot hold.
             agent=request.headers.get("User-Agent", "").encode("utf-8", "replace").decode()[:200],
-            address=request.remote or "",
+            address=self._source(request),
             one_click=one_click,
             provider=mail.provider,
         )
+        return await self._write(event)
+
+    async def _write(self, event: Engagement) -> bool:
         # Not the token's partition: a token outlives a change of P, and an unsubscribe must reach its owner.
-        partition = partition_of(mail.to, self._settings.partitions)
+        partition = partition_of(event.to, self._settings.partitions)
         return await self._acked(Out("mail-engagement", encode(event), _TYPE, None, partition))
+
+    def _source(self, request: web.Request) -> str:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        return source_of(request.remote or "", forwarded, self._settings.proxies)
 
     def _unavailable(self, page: str = "") -> web.Response:
         page = page or self._pages.page(
@@ -186,7 +216,7 @@ class HttpEdge:
             "One moment, please",
             text="We could not record this just now. Please try again in a minute.",
         )
-        answer = _html(page, 503)
+        answer = html(page, 503)
         answer.headers["Retry-After"] = str(self._settings.retry_after)
         return answer
 
@@ -197,11 +227,11 @@ class HttpEdge:
             return await handler(request)
         except Malformed:
             text = "This link is incomplete or was changed on its way. Please use the one in the mail."
-            return _html(self._pages.page("notice", "This link does not work", text=text), 400)
+            return html(self._pages.page("notice", "This link does not work", text=text), 400)
         except TimeoutError:
-            return _html(self._pages.page("notice", "Too slow", text="The request took too long."), 408)
+            return html(self._pages.page("notice", "Too slow", text="The request took too long."), 408)
         except web.HTTPException as error:
-            answer = _html(
+            answer = html(
                 self._pages.page("notice", error.reason, text="There is nothing here."), error.status
             )
             if "Allow" in error.headers:
@@ -210,7 +240,7 @@ class HttpEdge:
 
     async def _headers(self, request: web.Request, answer: web.StreamResponse) -> None:
         resource = request.match_info.route.resource
-        kind = _KINDS.get(resource.canonical[:3], "") if resource else ""
+        kind = _KINDS.get(resource.canonical.split("/")[1], "") if resource else ""
         if kind:
             metrics.EDGE_REQUESTS.labels("http", kind, str(answer.status)).inc()
         answer.headers.update(
@@ -256,10 +286,6 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-def _html(page: str, status: int = 200) -> web.Response:
-    return web.Response(text=page, status=status, content_type="text/html")
 
 
 def _action(body: bytes) -> str:

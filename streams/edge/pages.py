@@ -8,11 +8,15 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from aiohttp import web
+
 _TITLES = {
     "ask": "Unsubscribe?",
     "left": "You are unsubscribed",
     "back": "You are subscribed again",
     "busy": "One moment, please",
+    "confirm": "Subscribe?",
+    "confirmed": "You are subscribed",
 }
 
 
@@ -21,7 +25,7 @@ class Pages:
 
     def __init__(self) -> None:
         self._page = self._read("page")
-        self._parts = {name: self._read(name) for name in ("ask", "left", "back", "busy", "notice")}
+        self._parts = {name: self._read(name) for name in (*_TITLES, "notice")}
         style = self._page.template.partition("<style>")[2].partition("</style>")[0]
         digest = b64encode(sha256(style.encode()).digest()).decode()
         self.policy = (
@@ -38,6 +42,11 @@ class Pages:
     @staticmethod
     def _read(name: str) -> Template:
         return Template(files("streams.edge").joinpath(f"{name}.html").read_text("utf-8"))
+
+
+def html(page: str, status: int = 200) -> web.Response:
+    """A page as an answer."""
+    return web.Response(text=page, status=status, content_type="text/html")
 
 
 def veiled(address: str) -> str:

@@ -22,6 +22,8 @@ from streams.admin import WrongTopology, check
 from streams.broker import EXIT_SEND_FAILED, Outbox, die, make_producer
 from streams.edge.http import HttpEdge, HttpSettings
 from streams.edge.smtp import SmtpEdge, SmtpSettings
+from streams.edge.subscribe import SubscribeSettings
+from streams.operators import consent_rules_of
 from streams.resolver import host_port
 from streams.settings import BadSettings, Settings, load
 from streams.worker import EXIT_CONFIG, set_up_logging
@@ -51,7 +53,12 @@ async def run(settings: Settings) -> None:
         outbox.put(out, acked)
         await done
 
-    http = HttpEdge(publish, tokens, HttpSettings(partitions=topology.partitions))
+    wanted_http = HttpSettings(
+        partitions=topology.partitions,
+        proxies=settings.edge_proxies,
+        subscribe=SubscribeSettings(settings.edge_subscribe_source, settings.edge_subscribe_domain),
+    )
+    http = HttpEdge(publish, tokens, wanted_http, consents=consent_rules_of(settings))
     wanted = SmtpSettings(settings.return_domain, topology.partitions, settings.edge_smtp_roles)
     smtp = SmtpEdge(publish, tokens, wanted, tls=certificate(settings.edge_smtp_certificate))
     await http.start(*host_port(settings.edge_http))

@@ -1,0 +1,54 @@
+"""How often somebody may come: buckets by key, bounded in memory. Pure but for its own state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address, ip_network
+
+MOST_KEYS = 50_000
+"""Keys that are remembered; the one not seen for longest is forgotten first."""
+
+
+class Limit:
+    """At most ``most`` at once and ``most`` more in ``seconds``, for each key. ``clock`` in seconds."""
+
+    def __init__(self, most: float, seconds: float, clock: Callable[[], float]) -> None:
+        self._most, self._rate, self._clock = most, most / seconds, clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str, weight: float = 1.0) -> bool:
+        """Whether one more may come; it is counted if so. ``weight`` below 1: a key that may come more often."""
+        now = self._clock()
+        left, since = self._left.pop(key, (self._most, now))
+        left = min(self._most, left + max(0.0, now - since) * self._rate)
+        allowed = left >= weight
+        self._left[key] = (left - weight if allowed else left, now)
+        if len(self._left) > MOST_KEYS:
+            del self._left[next(iter(self._left))]
+        return allowed
+
+
+def source_of(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
+    """Whose request it is: the peer's, or where the peer is a proxy of ours (CIDRs), the last address in
+    X-Forwarded-For that is none. What others write into that header is not believed."""
+    nets = [ip_network(proxy, strict=False) for proxy in proxies]
+    found = peer
+    for hop in reversed(forwarded.split(",")):
+        try:
+            if not any(ip_address(found) in net for net in nets):
+                return found
+            found = str(ip_address(hop.strip()))
+        except ValueError:
+            return found
+    return found
+
+
+def network_of(address: str) -> str:
+    """What one subscriber of an access provider has: an IPv4 address, or a /64 of IPv6 (RFC 6177)."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        return str(ip_network((found, 64), strict=False))
+    return str(found)
