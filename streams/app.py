@@ -61,6 +61,7 @@ from schemas.hold import Command, Hold
 from schemas.ladder import Rung
 from schemas.mail import NOW
 from schemas.outcome import Outcome
+from schemas.replay import Replayed, Replays
 from schemas.reply import Meaning, Rules, classify, known_to_a_rule, load_rules
 from schemas.suppression import Suppression
 from schemas.token import Tokens
@@ -246,6 +247,7 @@ class App:
             self._resolver,
             self.clock,
             time.monotonic,
+            Replays.of(self.settings.secret),
         )
 
     async def _screen(self, stage: Stage, ownership: Ownership) -> Agent:
@@ -416,7 +418,7 @@ class App:
                     fact = decode(record, "lane_policy")
                     if isinstance(fact, Hold):
                         holds.feed(fact)
-                    elif not isinstance(fact, Command | CampaignGate):
+                    elif not isinstance(fact, Command | CampaignGate | Replayed):
                         allowance.feed(message.offset, fact)
                 except Malformed as error:
                     log.error("mail-lane-policy@%d cannot be read: %s", message.offset, error)

@@ -36,6 +36,7 @@ from schemas.codec import Malformed, Record, decode, encode, headers_from, name_
 from schemas.hold import Command, Hold
 from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
+from schemas.replay import Replayed
 from streams import metrics, probes, seldom
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.clock import SteadyClock
@@ -192,7 +193,7 @@ class Control:
             except Malformed as error:
                 log.warning("%s offset %d cannot be read: %s", POLICY, message.offset, error)
                 continue
-            if isinstance(fact, Hold | Command):  # operators write here too: deliver reads those
+            if isinstance(fact, Hold | Command | Replayed):  # operators write here too: deliver reads those
                 continue
             if isinstance(fact, LaneOrder):
                 self.order(fact)

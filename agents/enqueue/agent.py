@@ -28,6 +28,7 @@ from schemas.event import MailEvent
 from schemas.hosts import Hosts, MailHosts
 from schemas.identity import event_id, origin_of, partition_of
 from schemas.mail import NOW, twin
+from schemas.replay import HEADER, Replays, received_at
 from schemas.send import Send
 
 STAGE = Stage(
@@ -55,7 +56,10 @@ class Enqueue:
         hosts: Hosts,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        replays: Replays | None = None,
     ) -> None:
+        """``replays`` knows the dead letters that come again; None: no secret is set."""
+        self._replays = replays
         self._settings = settings
         self._partitions = partitions
         self._campaigns = campaigns
@@ -84,7 +88,7 @@ class Enqueue:
                 ticket.reject(error.code, error.detail)
 
     def _take(self, ticket: Ticket, now: float) -> None:
-        request = gather(ticket.record, self._settings, now)
+        request = gather(ticket.record, self._settings, now, self._replays)
         key = f"{request.send.tenant}/{request.send.campaign}"
         campaign = self._campaigns.get(key)
         refusal = refuse_alone(request, self._settings)
@@ -147,11 +151,12 @@ def zone_of(name: str) -> tzinfo | None:
         return None
 
 
-def gather(record: Record, settings: Settings, now: float) -> Request:
+def gather(record: Record, settings: Settings, now: float, replays: Replays | None = None) -> Request:
     """The send in a record of an outsider. Raises Malformed or Reject for what is no send at all.
 
     Of the outsider's headers only ``type``, ``version``, the CloudEvents ones and ``traceparent`` are
-    looked at, none is passed on: an envelope is ours alone.
+    looked at, none is passed on: an envelope is ours alone. So is a ``replay``, which keeps the origin of a
+    dead letter: one that is forged is ignored.
     """
     raw = record.value or b""
     size = len(raw)
@@ -166,19 +171,30 @@ def gather(record: Record, settings: Settings, now: float) -> Request:
     except Malformed as error:
         fault = (error.code, error.detail)
         address = Address(printable(send.to), printable(send.to))
+    origin = origin_of(record.topic, record.partition, record.offset, record.timestamp)
     # The producer sets the timestamp: a missing one (-1) or one from the future counts as now.
     stamp = record.timestamp / 1000
+    if HEADER in record.headers and (again := _replayed(record, replays)):
+        origin, stamp = again, received_at(again)
     return Request(
         send=send,
         address=address,
         fault=fault,
-        origin=origin_of(record.topic, record.partition, record.offset, record.timestamp),
+        origin=origin,
         received=stamp if 0 < stamp < now else now,
         size=size,
         urgent=record.topic.endswith(NOW),
         nested=raw.count(b"{") + raw.count(b"["),
         traceparent=record.headers.get("traceparent") or record.headers.get("ce_traceparent", b""),
     )
+
+
+def _replayed(record: Record, replays: Replays | None) -> str | None:
+    if replays is None:  # taken for a new send, it might be sent a second time
+        raise Reject(
+            "replay_unverified", "MAILSLUICE_SECRET is not set for enqueue: set it, then replay this"
+        )
+    return replays.origin(record)
 
 
 def _queued(request: Request, headers: Headers, partition: int, now: float) -> Out:

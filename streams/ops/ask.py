@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from streams.admin import WrongTopology
+from streams.ops.origins import NoSecret
 from streams.settings import BadSettings, Settings, load
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def run(settings: Settings, work: Coroutine[Any, Any, T], reached: bool = True) 
         return asyncio.run(_reached(settings, work) if reached else work)
     except BrokerAbsent as error:
         raise click.ClickException(str(error)) from None
-    except WrongTopology as error:
+    except (WrongTopology, NoSecret) as error:
         raise click.ClickException(str(error)) from None
     except (KafkaError, OSError) as error:
         what = str(error) or type(error).__name__

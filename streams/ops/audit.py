@@ -5,7 +5,8 @@
 
 Each origin counts once: its terminal outcome; else pending, if a copy of it lies uncommitted in a flow
 topic (counted, never the remainder); else dead-lettered or unknown; else lost. Gate two overrules the
-stages before it, and a DSN overrules a 250.
+stages before it, and a DSN overrules a 250. A dead letter that is replayed has the origin that it had: it
+is not received a second time.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from agents.deliver.row import newer, read_row, reduce_outcome
 from schemas.codec import Record
-from schemas.identity import origin_of
-from schemas.mail import NOW
+from schemas.mail import NOW, base_topic
 from schemas.outcome import TERMINAL
+from schemas.replay import Replays
 from streams.admin import check
 from streams.broker import started
+from streams.ops.origins import origin_of_letter, origin_of_send
 from streams.ops.read import read_to_end
 from streams.pipeline import STAGES
 from streams.settings import Settings
@@ -157,10 +159,11 @@ async def committed(
 async def audit(
     settings: Settings, since: float = 0.0, until: float = float("inf"), campaign: str = ""
 ) -> Audit:
-    """Balance all sends received in [since, until) (Unix seconds), or only one campaign's."""
+    """Balance all sends received in [since, until) (Unix seconds), or only one campaign's. Raises NoSecret."""
     begun = time.monotonic()
     topology = await check(settings)
     count = topology.partitions
+    replays = Replays.of(settings.secret)
     result = Audit()
     stories: dict[str, Story] = {}
     names: dict[str, str] = {}
@@ -171,12 +174,14 @@ async def audit(
             name = _campaign_of(m.value) if campaign else ""
             if campaign and name != campaign:
                 continue
-            origin = origin_of(topic, m.partition, m.offset, m.timestamp)
+            origin, again = origin_of_send(m, replays)
+            if again:
+                continue
             stories[origin] = Story()
             names[origin] = name
     result.received = len(stories)
-    await _read_ends(settings, count, stories, result)
-    await _read_pending(settings, count, stories)
+    await _read_ends(settings, count, stories, result, replays)
+    await _read_pending(settings, count, stories, replays)
     for origin, story in stories.items():
         end = story.end()
         result.counts[end] += 1
@@ -194,7 +199,9 @@ def _campaign_of(value: bytes | None) -> str:
         return ""
 
 
-async def _read_ends(settings: Settings, count: int, stories: dict[str, Story], result: Audit) -> None:
+async def _read_ends(
+    settings: Settings, count: int, stories: dict[str, Story], result: Audit, replays: Replays | None
+) -> None:
     async for m in read_topic(settings, "mail-outcomes", count):
         outcome = orjson.loads(m.value or b"")
         story = stories.get(outcome.get("origin", ""))
@@ -215,27 +222,14 @@ async def _read_ends(settings: Settings, count: int, stories: dict[str, Story], 
             story.event = event["kind"]
     for topic in ("mail-dlq", "mail-sends-dlq"):
         async for m in read_topic(settings, topic, 1):
-            headers = dict(m.headers)
-            origin = headers.get("origin", b"").decode("utf-8", "replace")
-            if not origin or origin not in stories:
-                origin = origin_of(
-                    headers.get("dlq_topic", b"").decode("utf-8", "replace"),
-                    _int(headers, "dlq_partition"),
-                    _int(headers, "dlq_offset"),
-                    _int(headers, "dlq_timestamp"),
-                )
-            if origin in stories:
-                stories[origin].dead = True
+            story = stories.get(origin_of_letter(m, replays))
+            if story is not None:
+                story.dead = True
 
 
-def _int(headers: dict[str, bytes], name: str) -> int:
-    try:
-        return int(headers.get(name, b"-1"))
-    except ValueError:
-        return -1
-
-
-async def _read_pending(settings: Settings, count: int, stories: dict[str, Story]) -> None:
+async def _read_pending(
+    settings: Settings, count: int, stories: dict[str, Story], replays: Replays | None
+) -> None:
     """Origins that have an uncommitted copy in a flow topic."""
     if all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
         return
@@ -245,8 +239,8 @@ async def _read_pending(settings: Settings, count: int, stories: dict[str, Story
         offsets = await committed(settings, stage.name, list(stage.topics), count)
         for topic, starts in offsets.items():
             async for m in read_topic(settings, topic, count, starts):
-                if topic.startswith("mail-sends"):
-                    origin = origin_of(topic, m.partition, m.offset, m.timestamp)
+                if base_topic(topic) == "mail-sends":
+                    origin, _ = origin_of_send(m, replays)
                 else:
                     origin = dict(m.headers).get("origin", b"").decode("utf-8", "replace")
                 story = stories.get(origin)

@@ -12,6 +12,8 @@ from agents.deliver.row import newer, read_row, reduce_outcome
 from schemas.address import normalise
 from schemas.codec import Malformed, Record
 from schemas.identity import mail_id, origin_of
+from schemas.mail import base_topic
+from streams.ops.origins import as_it_came
 from streams.ops.tell import Item, tell
 
 NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
@@ -79,10 +81,9 @@ def id_of(send: Record, origin: str) -> str:
 
 
 def dead_origin(letter: Record) -> str:
-    """The origin of a dead letter: its header, or where it lay if it is itself a send."""
-    if "origin" in letter.headers:
-        return letter.text("origin")
-    return "/".join([*(letter.text(f"dlq_{n}") for n in ("topic", "partition", "offset", "timestamp")), "0"])
+    """The origin of a dead letter: its header, or where it lay if it is itself a send, replayed or not."""
+    was = as_it_came(letter)
+    return send_origin(was) if base_topic(was.topic) == "mail-sends" else was.text("origin")
 
 
 def names_of(record: Record) -> tuple[str, dict[str, str]]:

@@ -366,7 +366,7 @@ def test_no_stage_is_left_out() -> None:
 
 
 def test_no_event_is_left_out() -> None:
-    read_by_stages = {event for _, event in TABLE} | set(FACTS) | {"contact", "command"}
+    read_by_stages = {event for _, event in TABLE} | set(FACTS) | {"contact", "command", "replayed"}
     assert {name for name, _ in registered()} - read_by_stages == {
         "topology"
     }  # workers check it at their start

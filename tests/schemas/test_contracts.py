@@ -177,4 +177,5 @@ def test_all_registered_events_are_internal_or_described() -> None:
     assert {name for name, _ in registered()} - set(EVENTS) == {
         *("topology", "gate", "outcome", "engagement", "lane_report", "lane_policy"),
         *("lease", "decision", "leader", "hold", "command", "lane_order", "campaign_gate"),
+        "replayed",
     }

@@ -16,7 +16,8 @@ from agents.enqueue.policy import Settings
 from schemas.campaign import Campaign
 from schemas.codec import Headers, Record
 from schemas.hosts import NULL_MX, UNKNOWN, MailHosts, MxHost
-from schemas.identity import partition_of
+from schemas.identity import mail_id, partition_of
+from schemas.replay import HEADER, Replays
 
 NOW = 1_800_000_000.0
 P = 16
@@ -78,7 +79,7 @@ class Paper:
 
 
 class World:
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, replays: Replays | None = None, **settings: Any) -> None:
         self.campaigns: dict[str, Campaign] = {"default/c1": CAMPAIGN}
         self.published: dict[str, Campaign] = {}
         self.reads = 0
@@ -93,6 +94,7 @@ class World:
             self.dns,
             lambda: NOW,
             time.monotonic,
+            replays,
         )
 
     async def read_to_end(self) -> None:
@@ -338,3 +340,43 @@ async def test_a_send_costs_little(world: World) -> None:
     # About 40 µs on the machine this was written on (the budget is 60); machines that test are busy.
     assert min(seconds) < 300e-6
     assert all(one.state == "done" for batch in batches for one in batch)
+
+
+ORIGIN = "mail-sends/3/17/1799999000000/0"
+
+
+def replayed(replays: Replays, body: dict[str, Any] | None = None, **headers: bytes) -> Paper:
+    raw = orjson.dumps({"campaign": "c1", "to": "anna@example.com", **(body or {})})
+    said = {HEADER: replays.header(ORIGIN, "mail-sends", {}, raw), **headers}
+    return Paper(Record("mail-sends", 0, 400, int(NOW * 1000), None, raw, said))
+
+
+async def test_a_dead_letter_that_comes_again_keeps_its_origin_its_id_and_its_time() -> None:
+    replays = Replays([b"s" * 32])
+    world = World(replays)
+    again, twice = replayed(replays), replayed(replays)
+    await world.give(again, twice)
+    assert again.mail["origin"] == ORIGIN.encode()
+    assert again.mail["received"] == b"1799999000"
+    assert again.mail["id"] == mail_id("default", None, "anna@example.com", ORIGIN).encode()
+    assert again.mail["attempt"] == b"1"
+    assert (twice.mail, twice.outs) == (again.mail, again.outs)
+    assert HEADER not in again.mail
+
+
+async def test_a_forged_replay_is_a_send_of_its_own() -> None:
+    world = World(Replays([b"s" * 32]))
+    forged = replayed(Replays([b"x" * 32]))
+    await world.give(forged)
+    assert forged.mail["origin"] == b"mail-sends/0/400/%d/0" % (NOW * 1000)
+    assert HEADER not in forged.mail
+
+
+async def test_without_a_secret_nobody_can_tell_and_nothing_is_sent_twice() -> None:
+    world = World()
+    unclear, plain = replayed(Replays([b"s" * 32])), paper()
+    await world.give(unclear, plain)
+    assert unclear.rejected is not None
+    assert unclear.rejected[0] == "replay_unverified"
+    assert "MAILSLUICE_SECRET" in unclear.rejected[1]
+    assert plain.state == "done"
