@@ -32,8 +32,8 @@ def origin_of_send(record: Record, replays: Replays | None) -> tuple[str, bool]:
 def as_it_came(letter: Record) -> Record:
     """The record that a dead letter was: its place and headers. -1 for a number that is missing."""
     headers = {name: value for name, value in letter.headers.items() if not name.startswith("dlq_")}
-    at = [_int(letter.headers, name) for name in ("dlq_partition", "dlq_offset", "dlq_timestamp")]
-    return Record(letter.text("dlq_topic"), *at, letter.key, letter.value, headers)
+    partition, offset, at = (_int(letter.headers, f"dlq_{n}") for n in ("partition", "offset", "timestamp"))
+    return Record(letter.text("dlq_topic"), partition, offset, at, letter.key, letter.value, headers)
 
 
 def origin_of_letter(letter: Record, replays: Replays | None) -> str:

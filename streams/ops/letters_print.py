@@ -1,0 +1,81 @@
+"""Dead letters for people: a table of them, and one whole, safe for a terminal whatever is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from streams.ops.ask import clean, console, echo_json, utc
+from streams.ops.letters import Letter
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Rows as ``dlq list --json`` has them."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("letter", "died", "stage", "reason", "where", "campaign", "replayed", "detail"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        campaign = f"{row.get('tenant', '')}/{row.get('campaign', '')}".strip("/")
+        again = f"{utc(row['replayed_at'])} by {row['replayed_by']}" if "replayed_at" in row else "-"
+        where = f"{row['topic']}/{row['partition']}@{row['offset']}"
+        said = [
+            row["letter"],
+            utc(row["time"]),
+            row["stage"],
+            row["reason"],
+            where,
+            campaign,
+            again,
+            row["detail"],
+        ]
+        table.add_row(*(Text(clean(str(cell), 80)) for cell in said))
+    console().print(table)
+
+
+def print_letter(letter: Letter, row: dict[str, Any], longest: int, as_json: bool) -> None:
+    """Reason, headers and ``longest`` bytes of the body (0: all)."""
+    was = letter.was
+    body = was.value or b""
+    part = body[:longest] if longest else body
+    headers = {
+        shown(name): shown(value.decode("utf-8", "backslashreplace")) for name, value in was.headers.items()
+    }
+    if as_json:
+        echo_json(
+            row
+            | {"headers": headers, "body": part.decode("utf-8", "backslashreplace"), "body_bytes": len(body)}
+        )
+        return
+    click.echo(
+        f"{row['letter']}: {shown(letter.stage)} could not work on "
+        f"{shown(was.topic)}/{was.partition}@{was.offset} at {utc(letter.time)}"
+    )
+    click.echo(f"  {shown(letter.reason)}: {shown(letter.detail)}")
+    for name in ("origin", "id", "tenant", "campaign", "to"):
+        if row.get(name):
+            click.echo(f"  {name}: {shown(row[name])}")
+    if "replayed_at" in row:
+        click.echo(f"  replayed {utc(row['replayed_at'])} by {shown(row['replayed_by'])}")
+    if row["cut"]:
+        click.echo(f"  cut: it had {shown(letter.record.text('dlq_cut'))} bytes")
+    for name, value in headers.items():
+        click.echo(f"  header {name}: {value}")
+    click.echo(
+        f"  body, {len(body):,} bytes" + (f" (the first {longest:,})" if len(part) < len(body) else "")
+    )
+    for line in part.decode("utf-8", "backslashreplace").splitlines():
+        click.echo("  | " + shown(line))
+    click.echo()
+
+
+def shown(text: str) -> str:
+    """What came from outside, for a terminal: all that is not printable (controls, changes of direction) as its
+    escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
