@@ -48,9 +48,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     of its day; ``volumes`` delivered on the days before; ``engaged_only``: too many complaints, so
     only contacts that clicked lately should get mail, ``gate_day`` a day at most, until ``good_days``
     measured days were good. ``seen``: the last report about it; ``ordered``: the last order followed.
+
+    ``by_from``, of a DKIM domain over all providers: while it warms up each of its From addresses has a limit
+    of its own (kind ``from``, over all providers), and without a lease of that sends nothing.
     """
 
-    kind: Literal["source", "dkim"]
+    kind: Literal["source", "dkim", "from"]
     name: str
     provider: str
     rate: float
@@ -82,6 +85,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     proven: float = 0.0
     proven_at: float = 0.0
     stopped_at: float = 0.0
+    by_from: bool = False
 
     @property
     def key(self) -> bytes:
@@ -103,7 +107,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker: str
     number: int
     provider: str
-    kind: Literal["source", "dkim"]
+    kind: Literal["source", "dkim", "from"]
     name: str
     rate: float
     connections: int
@@ -123,7 +127,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a limit changed: the dated line that ``mailsluice lanes explain`` prints."""
 
-    kind: Literal["source", "dkim"]
+    kind: Literal["source", "dkim", "from"]
     name: str
     provider: str
     time: float

@@ -8,6 +8,8 @@ import msgspec
 
 from schemas.codec import event
 
+MOST_FROMS = 50
+"""From addresses of which one report tells: more take turns."""
 MOST_CAMPAIGNS = 1000
 """Campaigns in one report: those beyond it are not counted in that second."""
 
@@ -35,14 +37,17 @@ class Used(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker has started of a limit that is counted, or unknown: ``total`` since it came up, ``fresh`` since it told last.
 
     ``over_all``: the limit is the one over all providers. Leases that answered reports up to number
-    ``over`` are over: nothing more is started under them.
+    ``over`` are over: nothing more is started under them. ``from``: of the From address ``name``, in one
+    report of a second alone, with how many of its mails are ``waiting``.
     """
 
-    kind: Literal["source", "dkim"]
+    kind: Literal["source", "dkim", "from"]
+    name: str = ""
     over_all: bool = False
     total: int
     fresh: int = 0
     over: int = 0
+    waiting: int = 0
 
 
 class CampaignCount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

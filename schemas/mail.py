@@ -19,6 +19,7 @@ change what they must, so that nobody parses a body to route it.
 ``host``       absent, or why the domain takes no mail: null_mx | no_domain (screen bounces it)
 ``consent``    letters: o (opens), c (clicks) may be tracked
 ``return_path``  VERP envelope sender, set by render; ``dkim`` the d= domain, set by sign
+``author``     the address in the From field, in lower case, set by sign: limits go by it
 ``guarantee``  at_most_once, or absent
 ``note``       gmail_clips where render found HTML so long that Gmail cuts it; else absent
 ``priority``   0 .. 9

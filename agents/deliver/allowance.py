@@ -12,18 +12,21 @@ without a lease there is nothing, and a lease says up to which message it goes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 from zlib import crc32
 
 from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import Used
 
-Kind = Literal["source", "dkim"]
+Kind = Literal["source", "dkim", "from"]
 Key = tuple[Kind, str, str]
-"""kind (source or dkim), name, provider."""
+"""kind (source, dkim, or from: the address in From, over all providers alone), name, provider."""
 MOST_WAIT = 1.0
 MOST_ROADS = 50_000
 """Combinations of provider, source and DKIM domain whose limits are kept at hand."""
+MOST_FROMS = 20_000
+"""From addresses that are told apart: those beyond share one of their DKIM domain."""
 REMEMBERED = 4096
 """Reports whose sending time is kept: an answer to an older one is worth nothing any more."""
 
@@ -136,6 +139,9 @@ class Allowance:
         self._lines: dict[Key, _Line] = {}
         self._sent: dict[int, float] = {}
         self._roads: dict[tuple[str, str, str], tuple[_Line, ...]] = {}
+        self._bound: set[str] = set()
+        """DKIM domains whose From addresses are bound over all providers."""
+        self._froms = 0
         self._cache: dict[tuple[str, str, str], tuple[float, float, Rate]] = {}
         self._version = 0
 
@@ -172,6 +178,8 @@ class Allowance:
                     line.connections, max(1, line.connections * fact.connections // line.most)
                 )
             line.room, line.most = _room(fact), fact.connections
+            if fact.kind == "dkim" and fact.provider == ALL:
+                (self._bound.add if fact.by_from else self._bound.discard)(fact.name)
         elif fact.worker == self.worker and fact.number in self._sent and math.isfinite(fact.rate):
             line = self._line(key)
             line.lease = fact
@@ -200,26 +208,63 @@ class Allowance:
         self._cache[wanted] = (until_mono, until_wall, best)
         return best
 
-    def take(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
-        """0.0: one message may go, and is counted at the source's and at the DKIM domain's limit.
+    def take(
+        self, provider: str, source: str, dkim: str, mono: float, wall: float, author: str = ""
+    ) -> float:
+        """0.0: one message may go, and is counted at the source's and at the DKIM domain's limit, and at that
+        of its From address ``author`` where there is one.
 
         Else the seconds to wait before asking again (at most MOST_WAIT), and nothing is counted. Unlike
         ``rate`` with a bucket of one's own, this holds the sum over all domains of a source.
         """
-        wait = self._look(provider, source, dkim, mono, wall)
+        wait = self.wait(provider, source, dkim, mono, wall, author)
         if wait > 0.0:
             return wait
         for line in self._road((provider, source, dkim)):
-            line.total += 1
-            if line.bucket is not None:
-                line.bucket.spend()
-            if line.policy is not None and line.policy.spent is not None and line.left() <= 0:
-                self._changed()
+            self._count(line)
+        if dkim in self._bound:
+            self._count(self._from(dkim, author))
         return 0.0
 
-    def wait(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
+    def wait(
+        self, provider: str, source: str, dkim: str, mono: float, wall: float, author: str = ""
+    ) -> float:
         """What ``take`` would answer, and nothing is counted."""
-        return self._look(provider, source, dkim, mono, wall)
+        wait = self._look(self._road((provider, source, dkim)), mono, wall)
+        if wait > 0.0 or dkim not in self._bound:
+            return wait
+        return self._look((self._from(dkim, author),), mono, wall)
+
+    def signer_waits(
+        self, provider: str, source: str, dkim: str, author: str, mono: float, wall: float
+    ) -> bool:
+        """Whether a mail waits for its DKIM domain or From address where its source would let another go."""
+        road = self._road((provider, source, dkim))
+        if self._look(road[:2], mono, wall) > 0.0:
+            return False
+        mine = (*road[2:], self._from(dkim, author)) if dkim in self._bound else road[2:]
+        return self._look(mine, mono, wall) > 0.0
+
+    def by_from(self, dkim: str, author: str) -> str:
+        """The name under which a mail is counted by its From address; "" where it is not."""
+        return self._from(dkim, author).key[1] if dkim in self._bound else ""
+
+    def _count(self, line: _Line) -> None:
+        line.total += 1
+        if line.bucket is not None:
+            line.bucket.spend()
+        if line.policy is not None and line.policy.spent is not None and line.left() <= 0:
+            self._changed()
+
+    def _from(self, dkim: str, author: str) -> _Line:
+        """The limit of a From address; mail of which it is not known shares one of its DKIM domain."""
+        found = self._lines.get(("from", author, ALL)) if author else None
+        if found is not None:
+            return found
+        if not author or self._froms >= MOST_FROMS:
+            return self._line(("from", dkim, ALL))
+        self._froms += 1
+        return self._line(("from", author, ALL))
 
     def used(self, provider: str, source: str, dkim: str, mono: float) -> tuple[Used, ...]:
         """For a report: what was started of each of its limits that is counted, or not known yet.
@@ -237,6 +282,27 @@ class Allowance:
                 number = line.lease.number if line.lease else 0
                 over = number if mono >= line.ends else max(0, number - 1)
                 found.append(Used(kind=kind, over_all=of == ALL, total=line.total, fresh=fresh, over=over))
+        return tuple(found)
+
+    def used_by_from(self, waiting: Mapping[str, int], mono: float) -> tuple[Used, ...]:
+        """The same for From addresses (names of ``by_from``), of each of which so many mails wait."""
+        found = []
+        for name, count in waiting.items():
+            line = self._line(("from", name, ALL))
+            fresh, line.told = line.total - line.told, line.total
+            number = line.lease.number if line.lease else 0
+            over = number if mono >= line.ends else max(0, number - 1)
+            found.append(
+                Used(
+                    kind="from",
+                    name=name,
+                    over_all=True,
+                    total=line.total,
+                    fresh=fresh,
+                    over=over,
+                    waiting=count,
+                )
+            )
         return tuple(found)
 
     def counts(self, provider: str, source: str) -> bool:
@@ -263,9 +329,9 @@ class Allowance:
             found = self._roads[wanted] = tuple(map(self._line, keys))
         return found
 
-    def _look(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> float:
+    def _look(self, road: tuple[_Line, ...], mono: float, wall: float) -> float:
         """0.0, or the seconds to wait: the first limit that holds the message back."""
-        for line in self._road((provider, source, dkim)):
+        for line in road:
             pace = line.pace
             if line.version != self._version or mono >= pace[0] or wall >= pace[1]:
                 pace = self._pace(line, mono, wall)
@@ -285,9 +351,12 @@ class Allowance:
 
     def _pace(self, line: _Line, mono: float, wall: float) -> tuple[float, float, float]:
         until_mono, until_wall, limit = self._limit(line, mono, wall)
-        # Without a policy a source has the unknown's floor at each provider; nothing else is limited.
-        unknown = line.key[0] == "source" and line.key[2] != ALL
-        rate = limit.rate if limit else self._unknown.rate * self._part if unknown else math.inf
+        if limit is not None:
+            rate = limit.rate
+        elif line.key[0] == "source" and line.key[2] != ALL:
+            rate = self._unknown.rate * self._part  # the unknown's floor at each provider
+        else:  # nobody limits it; but a From address that is bound waits for its first lease
+            rate = 0.0 if line.key[0] == "from" else math.inf
         line.pace, line.version = (until_mono, until_wall, rate), self._version
         if rate == math.inf:
             line.bucket = None

@@ -3,6 +3,9 @@
 Each tenant gets the same share of what a feed sends, and inside it each campaign a share by its weight, as
 long as it has mail in the buffer; what one does not use goes to the others. In a campaign mail keeps its order.
 
+A campaign whose mail has to wait for a limit of its own (of its DKIM domain, its From address, its pool's
+sources) is parked: the others go on.
+
 What Kafka's order allows: a feed sees the records that deliver has in work, at most the stage's window of
 each partition. What lies further back in a partition waits until the window moves, whatever its campaign
 is; a campaign that is spread over all partitions comes into sight with the first free place in any of them.
@@ -11,6 +14,7 @@ is; a campaign that is spread over all partitions comes into sight with the firs
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -23,11 +27,12 @@ T = TypeVar("T")
 class _Turns(Generic[T]):
     """Members that take turns by weight: a member's pass grows by 1 / weight with each turn; lowest goes first."""
 
-    __slots__ = ("_count", "_heap", "_now", "members")
+    __slots__ = ("_count", "_heap", "_now", "_parked", "members")
 
     def __init__(self) -> None:
         self.members: dict[str, T] = {}
         self._heap: list[tuple[float, int, str]] = []
+        self._parked: set[str] = set()
         self._now = 0.0
         self._count = 0
 
@@ -36,9 +41,20 @@ class _Turns(Generic[T]):
         self.members[name] = member
         self._push(self._now, name)
 
-    def first(self) -> str:
-        """Whose turn it is."""
-        return self._heap[0][2]
+    def first(self) -> str | None:
+        """Whose turn it is; None where nobody's is."""
+        return self._heap[0][2] if self._heap else None
+
+    def park(self) -> None:
+        """The first one takes no turn until ``wake``."""
+        self._now, _, name = heapq.heappop(self._heap)
+        self._parked.add(name)
+
+    def wake(self, name: str) -> None:
+        """It takes its turns again, from where the others are now."""
+        if name in self._parked:
+            self._parked.discard(name)
+            self._push(self._now, name)
 
     def turn(self, weight: float) -> None:
         """The first one has had its turn."""
@@ -61,6 +77,7 @@ class FairQueue:
     def __init__(self, weight: Callable[[Mail], float] = lambda mail: 1.0) -> None:
         self._weight = weight
         self._tenants: _Turns[_Turns[deque[Mail]]] = _Turns()
+        self._parked: list[tuple[float, str, str]] = []
         self._length = 0
 
     def __len__(self) -> int:
@@ -92,25 +109,45 @@ class FairQueue:
         self._length += 1
 
     def head(self) -> Mail | None:
-        """Whose turn it is; stays until it is popped."""
-        while self._tenants.members:
-            campaigns = self._tenants.members[self._tenants.first()]
-            while campaigns.members:
-                flow = campaigns.members[campaigns.first()]
+        """Whose turn it is; stays until it is popped. None where none waits, or all are parked."""
+        while (tenant := self._tenants.first()) is not None:
+            campaigns = self._tenants.members[tenant]
+            while (campaign := campaigns.first()) is not None:
+                flow = campaigns.members[campaign]
                 while flow and flow[0].stage != "waiting":
                     self.drop(flow)
                 if flow:
                     return flow[0]
                 campaigns.leave()
-            self._tenants.leave()
+            if campaigns.members:
+                self._tenants.park()
+            else:
+                self._tenants.leave()
         return None
+
+    def park(self, mail: Mail, until: float) -> None:
+        """The head may not go for a limit of its own: its campaign lets the others pass until then."""
+        if self.head() is mail:
+            self._tenants.members[mail.tenant].park()
+            heapq.heappush(self._parked, (until, mail.tenant, mail.campaign))
+
+    def wake(self, now: float) -> None:
+        """Those whose time has come take their turns again."""
+        while self._parked and self._parked[0][0] <= now:
+            _, tenant, campaign = heapq.heappop(self._parked)
+            self._tenants.members[tenant].wake(campaign)
+            self._tenants.wake(tenant)
+
+    def wakes(self) -> float:
+        """When the next parked campaign takes its turns again; infinite where none is."""
+        return self._parked[0][0] if self._parked else math.inf
 
     def pop(self, mail: Mail, sent: bool = True) -> None:
         """Take the head off; ``sent``: its campaign and tenant have had their turn."""
         if self.head() is not mail:
             return
-        campaigns = self._tenants.members[self._tenants.first()]
-        self.drop(campaigns.members[campaigns.first()])
+        campaigns = self._tenants.members[mail.tenant]
+        self.drop(campaigns.members[mail.campaign])
         if sent:
             campaigns.turn(self._weight(mail))
             self._tenants.turn(1.0)
@@ -129,4 +166,5 @@ class FairQueue:
         if flow is None:
             flow = deque()
             campaigns.join(mail.campaign, flow)
+            self._tenants.wake(mail.tenant)  # all its others may be parked
         return flow

@@ -7,6 +7,7 @@ Everything is event-driven: ``pump`` runs when a mail comes, a session becomes f
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
@@ -34,6 +35,8 @@ RESERVED = 60.0
 """Seconds after the last transactional mail of a feed for which that is so: else the share would be wasted."""
 HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
+PARKED = 0.02
+"""Seconds of waiting from which on a mail with a limit of its own lets the others of its feed pass."""
 AT_ONCE = 2
 """Connections that a feed opens at the same time: what is refused is then one, not many."""
 
@@ -64,6 +67,8 @@ class Feed:
         self.timer: asyncio.TimerHandle | None = None
         self.turn = 0
         self.pumping = False
+        self.idle = True
+        """Nothing waits for its turn but what is parked: what comes may go at once, whatever the timer says."""
 
     def __len__(self) -> int:
         return len(self.urgent) + len(self.bulk)
@@ -75,6 +80,16 @@ class Feed:
             if mail is not None:
                 return mail
         return None
+
+    def park(self, mail: Mail, until: float) -> None:
+        """The head waits for a limit of its own; the others go on."""
+        (self.urgent if mail.urgent else self.bulk).park(mail, until)
+
+    def wake(self, now: float) -> float:
+        """What was parked until now takes its turns; when the next one will (monotonic seconds)."""
+        for queue in (self.urgent, self.bulk):
+            queue.wake(now)
+        return min(self.urgent.wakes(), self.bulk.wakes())
 
     def pop(self, mail: Mail) -> None:
         """Take the head off."""
@@ -147,7 +162,7 @@ class Feeds:
         if mail.urgent:
             feed.urgent_at = self._monotonic()
         (feed.urgent if mail.urgent else feed.bulk).append(mail)
-        if feed.timer is None:
+        if feed.timer is None or feed.idle:
             self.pump(feed)
         return feed
 
@@ -193,9 +208,14 @@ class Feeds:
             feed.pumping = False
 
     def _pump(self, feed: Feed) -> None:
+        feed.idle = False
+        wakes = feed.wake(self._monotonic())
         while not self.stopping:
             mail = feed.head()
             if mail is None:
+                feed.idle = True
+                if wakes < math.inf:
+                    self._later(feed, max(0.001, wakes - self._monotonic()))
                 return
             if not self._clear(mail):
                 return self._later(feed, AGAIN)
@@ -209,9 +229,23 @@ class Feeds:
                 # It waits where it is: Kafka holds the lane's mail. What expires or is cancelled leaves.
                 return self._later(feed, HELD)
             wait = self._try(feed, mail, now)
-            if wait is not None:
+            if wait is not None and wait >= PARKED and self._alone(feed, mail, now):
+                feed.park(mail, now + wait)
+                wakes = min(wakes, now + wait)
+            elif wait is not None:
                 # 0: no connection is free; the next one that is comes back here by itself.
                 return self._later(feed, wait) if wait > 0 else None
+
+    def _alone(self, feed: Feed, mail: Mail, now: float) -> bool:
+        """Whether another mail of the feed may go although this one may not: what holds it back is its DKIM
+        domain or its From address, or others have other sources."""
+        if self._choice.pools > 1 or mail.sources or mail.barred:
+            return True
+        wall = self._clock()
+        return any(
+            self._allowance.signer_waits(feed.key, source or "default", mail.dkim, mail.author, now, wall)
+            for source in self._sources
+        )
 
     def _try(self, feed: Feed, mail: Mail, now: float) -> float | None:
         """Start ``mail`` from the first source that may; None: started. Else seconds to wait, 0 = for a session."""
@@ -235,7 +269,7 @@ class Feeds:
                 least = min(least or wait, wait)
                 continue
             # The allowance first: a connection that has nothing to send is not opened.
-            wait = self._allowance.wait(feed.key, name, mail.dkim, now, self._clock())
+            wait = self._allowance.wait(feed.key, name, mail.dkim, now, self._clock(), mail.author)
             if wait > 0:
                 least = min(least or wait, wait)
                 continue
@@ -253,7 +287,7 @@ class Feeds:
                 else:
                     self._open(feed, mail, source, rate)
                 continue
-            self._allowance.take(feed.key, name, mail.dkim, now, self._clock())
+            self._allowance.take(feed.key, name, mail.dkim, now, self._clock(), mail.author)
             feed.taken(mail, name, now)
             feed.pop(mail)
             mail.source, mail.session, mail.stage, mail.began = name, session, "sending", now

@@ -26,11 +26,12 @@ class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
     ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
-    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
+    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``author``: the address in its From field, where known. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
     """
 
     __slots__ = (
         "attempt",
+        "author",
         "barred",
         "began",
         "body",
@@ -103,6 +104,7 @@ class Mail:
         self.campaign = record.text("campaign")
         self.stream = record.text("stream", "marketing")
         self.dkim = record.text("dkim")
+        self.author = record.text("author")
         self.last = record.text("reply")
         self.prefers = record.text("from")
         self.barred: tuple[str, ...] = ()

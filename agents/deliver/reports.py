@@ -10,7 +10,7 @@ from agents.deliver.allowance import Allowance
 from agents.deliver.job import Mail
 from agents.deliver.pool import Pool
 from schemas.codec import encode
-from schemas.lane_report import MOST_CAMPAIGNS, CampaignCount, LaneReport, Reply, Used
+from schemas.lane_report import MOST_CAMPAIGNS, MOST_FROMS, CampaignCount, LaneReport, Reply, Used
 from schemas.outcome import Outcome
 from schemas.reply import Meaning
 
@@ -61,6 +61,8 @@ class Reports:
         self._allowance, self._publish, self._clock, self._monotonic = allowance, publish, clock, monotonic
         self._sums: dict[Key, _Sum] = {}
         self._seen: dict[Key, float] = {}
+        self._froms: dict[tuple[str, str], tuple[float, float]] = {}
+        """By DKIM domain and From address: when it had work, and when it was told last."""
         self._number = 0
 
     def count(self, outcome: Outcome, mail: Mail) -> None:
@@ -68,6 +70,9 @@ class Reports:
         if not mail.source or outcome.state not in ("delivered", "bounced", "deferred", "unknown"):
             return
         found = self._sum((mail.feed.key if mail.feed is not None else mail.provider, mail.source, mail.dkim))
+        name = self._allowance.by_from(mail.dkim, mail.author)
+        if name:
+            self._work(mail.dkim, name, self._monotonic())
         found.states[outcome.state] += 1
         found.domains.add(mail.domain)
         if mail.stream == "marketing":
@@ -96,25 +101,48 @@ class Reports:
         now = self._monotonic()
         waiting: Counter[Key] = Counter()
         busy: Counter[Key] = Counter()
+        froms: Counter[tuple[str, str]] = Counter()
         for mail in mails:
             if mail.feed is not None and mail.feed.busy:
                 for (source, dkim), count in mail.feed.busy.items():
                     busy[(mail.feed.key, source, dkim)] = count
                 mail.feed.busy.clear()
             if mail.feed is not None and mail.stage == "waiting":
+                name = self._allowance.by_from(mail.dkim, mail.author)
+                if name:
+                    froms[(mail.dkim, name)] += 1
                 for source in self._sources:  # it may go from any of them
                     waiting[(mail.feed.key, source, mail.dkim)] += 1
+        for dkim, name in froms:
+            self._work(dkim, name, now)
         for key in (*waiting, *self._sums):
             self._seen[key] = now
+        authors = self._told(froms, now)
         for key, seen in list(self._seen.items()):
             if now - seen > QUIET:
                 del self._seen[key]
                 continue
             self._number += 1
             self._allowance.sent(self._number, now)
-            used = self._allowance.used(*key, now)
+            used = self._allowance.used(*key, now) + authors.pop(key[2], ())
             found = self._sums.pop(key) if key in self._sums else _Sum()
             self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool, used))
+
+    def _work(self, dkim: str, name: str, now: float) -> None:
+        self._froms[(dkim, name)] = (now, self._froms.get((dkim, name), (0.0, 0.0))[1])
+
+    def _told(self, waiting: Counter[tuple[str, str]], now: float) -> dict[str, tuple[Used, ...]]:
+        """By DKIM domain: what one report tells of its From addresses, those first that were told longest ago."""
+        if not self._froms:
+            return {}
+        self._froms = {key: (seen, told) for key, (seen, told) in self._froms.items() if now - seen <= QUIET}
+        found: dict[str, dict[str, int]] = {}
+        for key, (seen, _) in sorted(self._froms.items(), key=lambda item: item[1][1]):
+            mine = found.setdefault(key[0], {})
+            if len(mine) < MOST_FROMS:
+                mine[key[1]] = waiting[key]
+                self._froms[key] = (seen, now)
+        return {dkim: self._allowance.used_by_from(mine, now) for dkim, mine in found.items()}
 
     def _report(
         self,

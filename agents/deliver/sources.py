@@ -88,6 +88,7 @@ class Sources:
         """Without sources there is one, named "", of the system's choice. Without pools all may send all."""
         self.by_name = {source.name: source for source in sources} or {"": Source()}
         self.names = tuple(self.by_name)
+        self.pools = len(pools)
         self._pools, self._prefer, self._providers = tuple(pools), prefer, dict(providers or {})
         self._choices: dict[tuple[str, str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
 

@@ -131,12 +131,14 @@ class Shaper:
             ("dkim", report.dkim, report.provider),
         )
         old = [key for key in keys if key in self.state]
+        authors: list[Fact] = []
         if delivery:
+            authors = self._authors(report, now)
             self._begin(report, old, now, mono)
             self.counted.hear(report, now, mono)
         if delivery and report.time < now - STALE:
             self.stale += 1
-            return []
+            return authors
         decided, self.state = decide(report, self.state, self.settings, now)
         new = [key for key in keys if key in self.state and key not in self.counted.budgets]
         for key in keys:
@@ -145,9 +147,11 @@ class Shaper:
         if delivery:
             self._begin(report, [key for key in new if key not in old], now, mono)
             self.counted.hear(report, now, mono, new)
-        facts: list[Fact] = [self._publish(fact, now) for fact in decided]
+        facts: list[Fact] = [*authors, *(self._publish(fact, now) for fact in decided)]
         if not delivery:
             return facts
+        if any(self.state[key].warm is not None for key in new):
+            facts += self._over_all(now)  # before the first lease
         for stop in self.streams.add(report, self.settings.providers.keys(), self.settings.sweep, now):
             facts += self._stop(stop, now)
         return facts + self._lend(report, keys, now, mono)
@@ -174,6 +178,18 @@ class Shaper:
             self._publish(replace(_decided(policy, "stop", reason), sample=stop.sample[:300]), now),
         ]
 
+    def _authors(self, report: LaneReport, now: float) -> list[Fact]:
+        """From addresses that are counted from now on."""
+        signer = self.published.get(("dkim", report.dkim, ALL))
+        if signer is None or not signer.by_from:
+            return []
+        found: list[Fact] = []
+        for used in report.used:
+            if used.kind == "from" and self.counted.author(used.name):
+                budget = self.counted.budgets[("from", used.name, ALL)]
+                found.append(self._publish(wide_policy("from", used.name, budget, now), now))
+        return found
+
     def _begin(self, report: LaneReport, keys: list[Key], now: float, mono: float) -> None:
         """The day of a limit begins with its first mail."""
         if report.waiting + report.attempts == 0:
@@ -188,6 +204,7 @@ class Shaper:
     def _lend(self, report: LaneReport, keys: tuple[Key, Key], now: float, mono: float) -> list[Fact]:
         """Leases in answer to a report; before them, what is counted is written down."""
         over_all: list[Key] = [(kind, name, ALL) for kind, name, _ in keys if name]
+        over_all += [("from", used.name, ALL) for used in report.used if used.kind == "from"]
         binding = [self.published[key] for key in (*keys, *over_all) if key in self.published]
         binding = [policy for policy in binding if policy.provider != ALL or policy.spent is not None]
         leases: list[Fact] = []
@@ -216,6 +233,8 @@ class Shaper:
                 facts += self._end_day(self.state[key], now)
         facts += self._over_all(now)
         self.counted.settle(now, mono)
+        for key in self.counted.silent(now):
+            self._forget(key)
         self.streams.forget(self.settings.sweep, now)
         self.book.forget(mono)
         # A grace time: whoever reads the lease late must not take its deletion for news.
@@ -257,17 +276,23 @@ class Shaper:
         facts: list[Fact] = []
         for kind, name in wanted:
             key: Key = (kind, name, ALL)
-            if key not in self.counted.budgets:
-                budget = self.counted.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
+            was = self.published.get(key)
+            if (key not in self.counted.budgets) if kind == "source" else (was is None or not was.by_from):
+                budget = Budget(0, WIDE, WIDE_SPAN) if kind == "source" else None
+                self.counted.budgets.pop(key, None)
+                if budget is not None:
+                    self.counted.budgets[key] = budget
                 policy = wide_policy(kind, name, budget, now)
-                was = self.published.get(key)
                 if was is not None:
                     policy = replace(policy, suspended_until=was.suspended_until)
                 facts.append(self._publish(policy, now))
         for key, policy in list(self.published.items()):
-            if key[2] == ALL and key[:2] not in wanted and now >= policy.suspended_until:
+            if key[0] == "from" or key[2] != ALL:
+                continue
+            if key[:2] not in wanted and now >= policy.suspended_until:
                 self.counted.budgets.pop(key, None)
-                facts.append(self._publish(replace(policy, spent=None, time=now, reason="grown"), now))
+                grown = replace(policy, spent=None, by_from=False, time=now, reason="grown")
+                facts.append(self._publish(grown, now))
                 del self.published[key]
                 self._drops.append(policy.key)
         return facts

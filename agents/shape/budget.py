@@ -141,6 +141,10 @@ class Budget:
             account.grants = [grant for grant in account.grants if grant.ends > mono]
         self.written = 0
 
+    def idle(self, now: float) -> bool:
+        """Whether nothing was sent within the span, and nobody may send anything."""
+        return not self._accounts and not self._lately(now)
+
     def settle(self, now: float, mono: float) -> None:
         """Write off workers that nothing is heard of; call it now and then."""
         for worker, account in list(self._accounts.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from schemas.lane_report import LaneReport
+from schemas.lane_report import MOST_FROMS, LaneReport
 
 MOST = 10_000_000
 _COUNTS = (
@@ -32,10 +32,14 @@ def refused(report: LaneReport) -> str:
     # What comes back may know neither: its mail is no longer remembered. Its campaign counts it all the same.
     if report.kind == "delivery" and not (report.provider and report.source):
         return "provider and source must be named"
-    if len(report.used) > 4 or not all(
-        0 <= n < 2**53 for u in report.used for n in (u.total, u.fresh, u.over)
-    ):
-        return "used: more than 4, or an impossible count"
+    froms = [used for used in report.used if used.kind == "from"]
+    if len(froms) > MOST_FROMS or len(report.used) - len(froms) > 4:
+        return f"used: more than 4, or more than {MOST_FROMS} From addresses"
+    if not all(0 <= n < 2**53 for u in report.used for n in (u.total, u.fresh, u.over, u.waiting)):
+        return "used: an impossible count"
+    for used in froms:
+        if not 0 < len(used.name) <= 255 or "|" in used.name or not used.name.isprintable():
+            return f"used: not an address: {used.name[:40]!r}"
     counts = [(reply.count, reply.carried, reply.open + 1) for reply in report.replies]
     if len(counts) > 1000 or not all(0 <= count <= MOST for found in counts for count in found):
         return "replies: more than 1,000 kinds, or an impossible count"

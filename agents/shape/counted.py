@@ -15,6 +15,8 @@ from agents.shape.warm import PACE, WIDE, WIDE_SPAN, WIDE_UNTIL, planned
 from schemas.lane_policy import ALL, LanePolicy, Lease
 from schemas.lane_report import LaneReport
 
+MOST_FROMS = 5000
+"""From addresses that are counted at the same time; mail of others waits until one of them is silent."""
 NO_BOUND = 10_000
 """Connections of a limit over all providers: it has none of its own."""
 
@@ -49,7 +51,7 @@ class Counted:
     def hear(self, report: LaneReport, now: float, mono: float, only: Iterable[Key] | None = None) -> None:
         """What a worker told of its messages, at every limit (or ``only`` at some) that is counted."""
         for used in report.used:
-            name = report.source if used.kind == "source" else report.dkim
+            name = {"source": report.source, "dkim": report.dkim}.get(used.kind, used.name)
             key: Key = (used.kind, name, ALL if used.over_all else report.provider)
             budget = self.budgets.get(key)
             if budget is not None and (only is None or key in only):
@@ -60,14 +62,33 @@ class Counted:
         budget = self.budgets.get((lease.kind, lease.name, lease.provider))
         if budget is None:
             return lease
-        works = report.waiting + report.attempts > 0 and lease.rate > 0
+        works = work_of(report, lease.kind, lease.name) > 0 and lease.rate > 0
         wanted = math.ceil(lease.rate * lease.duration) + 1 if works else 0
         return replace(lease, most=budget.grant(lease.worker, lease.number, wanted, ends, now))
+
+    def author(self, name: str) -> bool:
+        """Begin to count a From address. False: it is counted already, or there is no room for one more."""
+        key: Key = ("from", name, ALL)
+        if key in self.budgets or sum(of == "from" for of, _, _ in self.budgets) >= MOST_FROMS:
+            return False
+        self.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
+        return True
+
+    def silent(self, now: float) -> list[Key]:
+        """From addresses that need not be counted any more."""
+        return [key for key, budget in self.budgets.items() if key[0] == "from" and budget.idle(now)]
 
     def settle(self, now: float, mono: float) -> None:
         """Write off workers that are gone."""
         for budget in self.budgets.values():
             budget.settle(now, mono)
+
+
+def work_of(report: LaneReport, kind: Kind, name: str) -> int:
+    """Mail that the worker has to send under a limit: waiting, or just sent."""
+    if kind != "from":
+        return report.waiting + report.attempts
+    return sum(used.waiting + used.fresh for used in report.used if (used.kind, used.name) == (kind, name))
 
 
 def wide_of(state: Mapping[Key, Limit], settings: Settings) -> set[tuple[Kind, str]]:
@@ -99,11 +120,14 @@ def over_all(kind: Kind, name: str) -> LanePolicy:
     )
 
 
-def wide_policy(kind: Kind, name: str, budget: Budget, now: float) -> LanePolicy:
-    """The limit over all providers: WIDE messages in any WIDE_SPAN seconds."""
+def wide_policy(kind: Kind, name: str, budget: Budget | None, now: float) -> LanePolicy:
+    """The limit over all providers: WIDE messages in any WIDE_SPAN seconds; of a DKIM domain (no ``budget``)
+    that its From addresses have such a limit each."""
+    whose = "" if budget else " from each From address"
     return replace(
         over_all(kind, name),
-        reason=f"in warm-up: {WIDE} in any {WIDE_SPAN / 60:g} minutes over all providers",
+        reason=f"in warm-up: {WIDE} in any {WIDE_SPAN / 60:g} minutes over all providers{whose}",
         time=now,
-        spent=budget.record(now),
+        spent=budget.record(now) if budget else None,
+        by_from=budget is None,
     )

@@ -29,6 +29,11 @@ _VERBS = {
 }
 
 
+def named(kind: str, name: str) -> str:
+    """Whose limit it is, as tables show it: a source by its name, d=DOMAIN, From ADDRESS."""
+    return {"dkim": f"d={name}", "from": f"From {name}"}.get(kind, name)
+
+
 def rate_text(rate: float) -> str:
     """A rate as people read it: 12.5/s, 20/min, 3/h."""
     if rate >= 1:

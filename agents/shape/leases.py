@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from agents.shape.counted import work_of
 from agents.shape.limit import Key
 from schemas.lane_policy import ALL, LanePolicy, Lease
 from schemas.lane_report import LaneReport
@@ -116,10 +117,10 @@ class Book:
         holders = self._live(key, now)
         mine = holders.setdefault(report.worker, Holder(now, now))
         mine.seen = now
-        other = report.dkim if policy.kind == "source" else report.source
-        if policy.provider == ALL:
+        other = {"source": report.dkim, "dkim": report.source}.get(policy.kind, "")
+        if policy.provider == ALL and policy.kind != "from":  # of those a worker tells everything at once
             other = f"{report.provider}|{other}"
-        mine.backlog[other] = (now, report.waiting + report.attempts)
+        mine.backlog[other] = (now, work_of(report, policy.kind, policy.name))
         if now < self.opens:
             # Heard, so that the first leases are shared among all.
             return None

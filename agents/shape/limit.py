@@ -13,9 +13,9 @@ from agents.shape.figures import Limits, Plan, Sweep
 from agents.shape.warm import NO_DAY, PACE, Day, Warm, begun
 from schemas.lane_policy import LanePolicy
 
-Kind = Literal["source", "dkim"]
+Kind = Literal["source", "dkim", "from"]
 Key = tuple[Kind, str, str]
-"""Which limit: kind, name (a source or a DKIM domain), provider."""
+"""Which limit: kind, name (a source, a DKIM domain, or the address in From, over all providers alone), provider."""
 MAX_SAMPLES = 600
 NO_PLANS: Mapping[str, Plan] = {}
 

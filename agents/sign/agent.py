@@ -8,7 +8,7 @@ from agents import Out, Stage, Steps
 from agents.sign.canonical import Unsignable, is_wire_clean
 from agents.sign.dkim import Prepared
 from agents.sign.keys import SigningKey
-from agents.sign.policy import Settings, from_domain, signing_domain
+from agents.sign.policy import Settings, from_address, from_domain, signing_domain
 from schemas.codec import Headers, Malformed, Record
 from schemas.lanes import lane_names, lane_of, lane_topic
 from schemas.mail import is_verdict, twin, verdict
@@ -39,7 +39,7 @@ class Sign(Steps):
         self._keys = keys
         self._clock = clock
         self._settings = Settings(frozenset(keys), tenants or {}, strict)
-        self._chosen: dict[tuple[bytes, str], str | None] = {}
+        self._chosen: dict[tuple[bytes, str], tuple[str, bytes] | None] = {}
 
     def step(self, record: Record) -> Iterable[Out]:
         """One mail signed, or its verdict; both go down the lane."""
@@ -59,20 +59,23 @@ class Sign(Steps):
             mail = Prepared(message, clean=True)
         except Unsignable as error:
             return (self._end(record, "rejected", "malformed_mail", str(error)),)
-        domain = self._domain(mail.sender, record.text("tenant", "default"))
-        if domain is None:
+        chosen = self._signer(mail.sender, record.text("tenant", "default"))
+        if chosen is None:
             return (self._end(record, "rejected", "no_dkim_key", _no_key(mail.sender)),)
+        domain, author = chosen
         signatures = [mail.sign(key, int(now)) for key in self._keys[domain]]
-        headers = {**record.headers, "dkim": domain.encode()}
+        headers = {**record.headers, "dkim": domain.encode(), "author": author}
         return (self._out(record, b"".join([*signatures, message]), headers),)
 
-    def _domain(self, sender: bytes, tenant: str) -> str | None:
+    def _signer(self, sender: bytes, tenant: str) -> tuple[str, bytes] | None:
+        """The domain that signs, and the address in From as limits name it."""
         key = (sender, tenant)
         if key not in self._chosen:
             if len(self._chosen) >= 10_000:
                 self._chosen.clear()
-            found = from_domain(sender.decode("utf-8", "replace"))
-            self._chosen[key] = signing_domain(found, tenant, self._settings) if found else None
+            address = from_address(sender.decode("utf-8", "replace")) or ""
+            domain = signing_domain(address.rpartition("@")[2], tenant, self._settings)
+            self._chosen[key] = None if domain is None else (domain, author_of(address).encode())
         return self._chosen[key]
 
     def _end(self, record: Record, outcome: str, reason: str, detail: str = "") -> Out:
@@ -86,6 +89,13 @@ class Sign(Steps):
         return Out(
             twin(lane_topic(lane), record.text("stream")), value, headers, record.key, record.partition
         )
+
+
+def author_of(address: str) -> str:
+    """An address as the name of a limit: what is no name there (too long, unprintable) is cut out of it, so that
+    two such addresses may share a limit, which is then the stricter one."""
+    found = "".join(char if char.isprintable() and char != "|" else "?" for char in address)
+    return found if len(found) <= 255 else found[-255:]
 
 
 def _no_key(sender: bytes) -> str:

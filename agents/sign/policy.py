@@ -37,7 +37,13 @@ def signing_domain(from_domain: str, tenant: str, settings: Settings) -> str | N
 
 
 def from_domain(value: str) -> str | None:
-    """The domain in the (unfolded) value of a From field with one mailbox, or None.
+    """The domain in the (unfolded) value of a From field with one mailbox, or None."""
+    address = from_address(value)
+    return address.rpartition("@")[2] if address else None
+
+
+def from_address(value: str) -> str | None:
+    """The address in the (unfolded) value of a From field with one mailbox, in lower case, or None.
 
     Only a quoted display name may hold ``<``, ``,`` or ``@`` of its own; we write it so ourselves.
     """
@@ -50,8 +56,9 @@ def from_domain(value: str) -> str | None:
         address, closed, after = rest.partition(">")
         if not closed or after.strip() or "@" in before or "<" in address:
             return None
-    domain = address.strip().rpartition("@")[2].lower()
-    return domain if domain.isascii() and domain.replace(".", "").replace("-", "").isalnum() else None
+    found = address.strip().lower()
+    domain = found.rpartition("@")[2]
+    return found if domain.isascii() and domain.replace(".", "").replace("-", "").isalnum() else None
 
 
 def _without_quoted(value: str) -> str | None:

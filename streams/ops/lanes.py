@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agents.shape.explain import explain, explain_policy, left, rate_text
+from agents.shape.explain import explain, explain_policy, left, named, rate_text
 from schemas.codec import Malformed, Record, decode
 from schemas.lane_policy import ALL, Decision, LanePolicy, Leader, Lease
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
@@ -193,7 +193,7 @@ def table(listed: Iterable[dict[str, Any]], width: int = 200) -> Table:
         away = row["suspended_seconds"]
         cells: list[Text | str] = [
             Text(clean(row["provider"])),
-            Text(clean(row["name"] if row["kind"] == "source" else f"d={row['name']}")),
+            Text(clean(named(row["kind"], row["name"]))),
             Text(f"off {away} s", style="bold red") if away else Text(rate_text(row["rate"])),
             rate_text(row["lent"]) if row["lent"] else "-",
             str(row["workers"]),

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from agents.shape.explain import budget_text, left
+from agents.shape.explain import budget_text, left, named
 from agents.shape.rules import BadPolicy
 from agents.shape.rules import Settings as Policy
 from schemas.codec import encode, header_list, name_of
@@ -142,7 +142,7 @@ def _table(listed: list[dict[str, Any]]) -> Table:
         if row["engaged_only"]:
             plan = "engaged only"
         found.add_row(
-            Text(clean(row["name"] if row["kind"] == "source" else f"d={row['name']}")),
+            Text(clean(named(row["kind"], row["name"]))),
             Text("all together" if row["provider"] == ALL else clean(row["provider"])),
             Text(clean(plan)),
             row["budget"],

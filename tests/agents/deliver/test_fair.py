@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 
 from hypothesis import given
@@ -13,8 +14,11 @@ from agents.deliver.allowance import Rate
 from agents.deliver.fair import FairQueue
 from agents.deliver.job import Mail
 from schemas.campaign import Campaign
+from schemas.codec import parse
+from schemas.lane_policy import ALL, LanePolicy, Lease, Spent
+from schemas.lane_report import LaneReport
 from tests.support.agents import FakeTicket
-from tests.support.gates import Broker, GateTwo, Servers, mail, virtual
+from tests.support.gates import Broker, GateTwo, Servers, hosts_of, mail, virtual
 
 
 def waiting(name: str, campaign: str = "c", tenant: str = "default") -> Mail:
@@ -127,5 +131,125 @@ def test_bulk_mail_leaves_a_share_of_the_rate_while_there_is_transactional_mail(
         slower = len(made.broker.outcomes()) - beside
         assert 0.85 * 10 * 20 <= slower <= 0.93 * 10 * 20
         assert alone >= 0.95 * 5 * 20  # nothing is kept where there is none
+
+    virtual(story())
+
+
+def test_a_parked_campaign_lets_the_others_pass_and_comes_back() -> None:
+    queue = FairQueue()
+    for campaign, tenant in (("slow", "one"), ("quick", "one"), ("other", "two")):
+        queue.extend(waiting(f"{campaign}{n}", campaign, tenant) for n in range(20))
+    while (head := queue.head()) is not None and head.campaign != "slow":
+        queue.pop(head)
+    assert head is not None
+    queue.park(head, 5.0)
+    assert Counter(m.campaign for m in drained(queue, 12)) == {"quick": 6, "other": 6}
+    assert queue.wakes() == 5.0
+    queue.append(waiting("more", "slow", "one"))
+    queue.wake(4.9)
+    assert "slow" not in {m.campaign for m in drained(queue, 4)}
+    queue.wake(5.0)
+    assert Counter(m.campaign for m in drained(queue, 8)) == {"slow": 2, "quick": 2, "other": 4}
+    assert queue.wakes() == math.inf
+    rest = drained(queue)
+    assert len(queue) == 0
+    assert "more" in {m.id for m in rest}
+
+
+@given(
+    st.lists(
+        st.one_of(st.tuples(CAMPAIGNS, CAMPAIGNS), st.sampled_from(["pop", "park", "wake"])), max_size=150
+    )
+)
+@hypothesis(max_examples=150, deadline=None)
+def test_parking_loses_nothing_and_keeps_the_order_of_a_campaign(steps) -> None:
+    queue = FairQueue()
+    model: dict[tuple[str, str], deque[Mail]] = {}
+    parked: dict[tuple[str, str], float] = {}
+    for number, step in enumerate(steps):
+        if isinstance(step, tuple):
+            key = (f"t{step[0]}", f"c{step[1]}")
+            model.setdefault(key, deque()).append(waiting(str(number), key[1], key[0]))
+            queue.append(model[key][-1])
+        elif step == "wake":
+            queue.wake(number)
+            parked = {key: until for key, until in parked.items() if until > number}
+        else:
+            head = queue.head()
+            free = [key for key, left in model.items() if left and key not in parked]
+            assert (head is None) == (not free)
+            if head is not None and step == "park":
+                queue.park(head, number + 7.0)
+                parked[(head.tenant, head.campaign)] = number + 7.0
+            elif head is not None:
+                queue.pop(head)
+                assert model[(head.tenant, head.campaign)].popleft() is head
+        assert queue.wakes() == min(parked.values(), default=math.inf)
+    queue.wake(math.inf)
+    assert sorted(m.id for m in drained(queue)) == sorted(m.id for left in model.values() for m in left)
+
+
+def leased(allowance, kind: str, name: str, provider: str, rate: float, most: int = -1) -> None:
+    """What shape says of a limit, and its lease to the worker."""
+    spent = Spent(per_day=most, per_span=most) if most >= 0 else None
+    allowance.feed(1, LanePolicy(
+        kind=kind, name=name, provider=provider, rate=rate, minimum=0.0, connections=5, per_connection=99, spent=spent,
+    ))  # fmt: skip
+    allowance.sent(1, 0.0)
+    allowance.feed(2, Lease(
+        worker="w", number=1, kind=kind, name=name, provider=provider, rate=rate, connections=5, per_connection=99,
+        duration=1e6, most=most,
+    ))  # fmt: skip
+
+
+def test_a_domain_in_warm_up_does_not_hold_the_mail_of_others_in_its_lane() -> None:
+    async def story() -> None:
+        made = GateTwo(Broker(), Servers())
+        await made.agent.assigned(0)
+        made.names.found["b.example"] = hosts_of("mx00.gmx.net")
+        leased(made.allowance, "source", "default", "gmx", 50.0)
+        leased(made.allowance, "dkim", "young.example", "gmx", 0.01, most=3)
+        both = [("young", "young.example"), ("known", "known.example")]
+        for n in range(100):
+            await made.take(*(
+                mail(f"{name}{n}", f"x{n}@b.example", topic="mail-lane-gmx", campaign=name, dkim=dkim)
+                for name, dkim in both
+            ))  # fmt: skip
+        await made.ticks(5)
+        sent = Counter(outcome.campaign for outcome in made.broker.outcomes())
+        assert sent == {"known": 100}  # at 0.01/s the first of the other comes after 100 s
+        await made.ticks(350)
+        assert Counter(outcome.campaign for outcome in made.broker.outcomes())["young"] == 3
+
+    virtual(story())
+
+
+def test_a_from_address_in_warm_up_waits_for_itself_alone() -> None:
+    async def story() -> None:
+        made = GateTwo(Broker(), Servers())
+        await made.agent.assigned(0)
+        leased(made.allowance, "source", "default", "b.example", 50.0)
+        made.allowance.feed(3, LanePolicy(
+            kind="dkim", name="a.example", provider=ALL, rate=1.0, minimum=0.0, connections=9, per_connection=9,
+            by_from=True,
+        ))  # fmt: skip
+        leased(made.allowance, "from", "one@a.example", ALL, 50.0, most=7)
+        for n in range(30):
+            await made.take(*(
+                mail(f"{name}{n}", f"x{n}@b.example", campaign=name, author=f"{name}@a.example")
+                for name in ("one", "two")
+            ))  # fmt: skip
+        await made.ticks(3)
+        assert Counter(outcome.campaign for outcome in made.broker.outcomes()) == {"one": 7}
+        told = [parse(out.value, LaneReport).used for out in made.broker.landed["mail-lane-reports"]]
+        assert all(sum(used.kind == "from" for used in mine) <= 2 for mine in told)
+        newest = {used.name: used for mine in told for used in mine if used.kind == "from"}
+        assert {name: (used.total, used.waiting) for name, used in newest.items()} == {
+            "one@a.example": (7, 23),
+            "two@a.example": (0, 30),
+        }
+        leased(made.allowance, "from", "two@a.example", ALL, 50.0, most=30)
+        await made.ticks(3)
+        assert Counter(outcome.campaign for outcome in made.broker.outcomes()) == {"one": 7, "two": 30}
 
     virtual(story())

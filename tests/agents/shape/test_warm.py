@@ -202,9 +202,11 @@ def test_the_bound_over_all_providers_is_published_leased_and_taken_back():
     shaper = Shaper(SHIPPED)
     shaper.lead(0, 0.0, NOW)
     report = LaneReport(worker="w", number=1, provider="google", source="s", time=NOW, waiting=50)
-    shaper.on_report(report, NOW, 6.0)
-    facts, _ = shaper.tick(NOW + 1, 7.0)
+    facts = shaper.on_report(report, NOW, 6.0)
+    assert shaper.tick(NOW + 1, 7.0) == ([], [])
     (policy,) = [f for f in facts if isinstance(f, LanePolicy) and f.provider == ALL]
+    # Before the first lease of the source, which would let some out that nobody counts here.
+    assert facts.index(policy) < min(n for n, f in enumerate(facts) if f.key.startswith(b"lease"))
     assert (policy.spent.per_span, policy.spent.span, policy.spent.per_day) == (400, 600.0, 0)
     used = (Used(kind="source", total=0), Used(kind="source", over_all=True, total=0))
     leases = shaper.on_report(msg(report, NOW + 2, number=2, used=used), NOW + 2, 8.0)

@@ -6,9 +6,11 @@ import dkim
 import pytest
 
 from agents import Out
+from agents.shape.check import refused
 from agents.sign.agent import STAGE, Sign
 from agents.sign.keys import new_keys
 from schemas.codec import Headers, Record
+from schemas.lane_report import LaneReport, Used
 
 NOW = 1_700_000_000.0
 KEYS = {"shop.example": new_keys("shop.example", "r1", "e1")}
@@ -45,6 +47,7 @@ def test_a_mail_goes_down_its_lane_with_both_signatures() -> None:
     out = step(record())
     assert (out.topic, out.partition, out.key) == ("mail-lane-google", 3, b"a@x.example")
     assert out.headers["dkim"] == b"shop.example"
+    assert out.headers["author"] == b"news@shop.example"
     assert out.headers["id"] == b"0" * 32
     assert out.value is not None
     assert out.value.endswith(MAIL)
@@ -53,6 +56,23 @@ def test_a_mail_goes_down_its_lane_with_both_signatures() -> None:
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("sender", "author"),
+    [
+        (b'"Shop, <b@x.example>" <News@Shop.Example>', "news@shop.example"),
+        (b"news|odd@shop.example", "news?odd@shop.example"),
+        (b"n" * 300 + b"@shop.example", "n" * 242 + "@shop.example"),
+        ("grüße@shop.example".encode(), "grüße@shop.example"),
+    ],
+)
+def test_the_address_in_from_goes_along_as_the_name_of_a_limit(sender: bytes, author: str) -> None:
+    out = step(record(b"From: " + sender + b"\r\nTo: a@x.example\r\n\r\nHello\r\n"))
+    assert out.headers["author"].decode() == author
+    assert refused(LaneReport(
+        worker="w", number=1, provider="p", source="s", used=(Used(kind="from", name=author, total=1),),
+    )) == ""  # fmt: skip
 
 
 def test_transactional_mail_takes_the_twin() -> None:
