@@ -120,7 +120,7 @@ class App:
         self.partitions = topology.partitions
         self.stages: list[Stage] = [BY_NAME[name] for name in stages]
         self.clock = SteadyClock()
-        self.outbox = Outbox(make_producer(settings), settings, fatal, self.clock)
+        self.outbox = Outbox(make_producer(settings), settings, fatal, self.clock, make_producer(settings))
         self.runners: dict[str, Runner] = {}
         self._chain = chain
         self._fatal = fatal

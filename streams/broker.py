@@ -158,13 +158,15 @@ urgent, or is tried alone, hurries all that waits."""
 class _Line:
     """What waits for one partition of a topic, and whether a batch of it is on its way."""
 
-    __slots__ = ("flying", "partition", "topic", "waiting")
+    __slots__ = ("flying", "partition", "topic", "urgent", "waiting")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
         self.waiting: deque[tuple[Out, Acked | None]] = deque()
         self.flying = False
+        self.urgent = False
+        """Something urgent waits in it: it is written first, and not behind bulk."""
 
 
 class Outbox:
@@ -174,6 +176,10 @@ class Outbox:
     what is put meanwhile goes into the next, so that batches grow with the load. The first record after a
     quiet moment goes at once. A batch that the broker does not take ends the process (``die``) from its
     future's callback, before anything after it is written.
+
+    aiokafka has one produce request at a time on its way to a broker, and under load that is a megabyte of
+    bulk: what is urgent has a producer of its own (``swift``). The order within a partition stays, because a
+    partition's next batch waits for the one before, whoever took it.
     """
 
     def __init__(
@@ -182,9 +188,11 @@ class Outbox:
         settings: Settings,
         die: Callable[[int, str], Any] = die,
         clock: Callable[[], float] = time.time,
+        swift: AIOKafkaProducer | None = None,
     ) -> None:
-        """``clock``: Unix seconds, for the records' timestamps."""
+        """``clock``: Unix seconds, for the records' timestamps. Without ``swift``, ``producer`` takes all."""
         self._producer = producer
+        self._swift = swift or producer
         self._settings = settings
         self._die = die
         self._clock = clock
@@ -207,7 +215,8 @@ class Outbox:
     async def start(self) -> None:
         """Connect and start writing."""
         try:
-            await asyncio.wait_for(self._producer.start(), 40)
+            for producer in {self._producer, self._swift}:
+                await asyncio.wait_for(producer.start(), 40)
         except TimeoutError:
             raise ValueError(
                 f"the producer could not start on {self._settings.broker} within 40 s. A broker that does not know "
@@ -220,21 +229,31 @@ class Outbox:
         """Ask once for the partitions of logical ``topics``: else the first record of each waits for that, and
         all that is to be written behind it."""
         names = [self._settings.topic(topic) for topic in topics]
-        for name in names:
-            self._producer.client.add_topic(name)
-        await asyncio.gather(*(self._producer.partitions_for(name) for name in names))
+        for producer in {self._producer, self._swift}:
+            for name in names:
+                producer.client.add_topic(name)
+            await asyncio.gather(*(producer.partitions_for(name) for name in names))
 
     async def stop(self) -> None:
         """Wait for what was put (30 s at most), then disconnect."""
         await self.flush(30)
         if self._task:
             self._task.cancel()
-        await stopped(self._producer)
+        for producer in {self._producer, self._swift}:
+            await stopped(producer)
 
     @property
     def full(self) -> bool:
         """Whether readers should wait until acknowledgements come."""
-        return self.unacked >= self.limit or self.unacked_bytes >= self.limit_bytes
+        return self._beyond(1)
+
+    @property
+    def full_now(self) -> bool:
+        """The same for readers of transactional mail: what bulk fills leaves them as much again."""
+        return self._beyond(2)
+
+    def _beyond(self, times: int) -> bool:
+        return self.unacked >= times * self.limit or self.unacked_bytes >= times * self.limit_bytes
 
     def put(self, out: Out, acked: Acked | None = None, urgent: bool = True) -> None:
         """Queue a record; ``acked`` is called with its offset when the broker has it."""
@@ -249,13 +268,14 @@ class Outbox:
             self._keyed.append((out, acked))
             self._wake.set()
         else:
-            self._enter(out.partition or 0, out, acked)
+            self._enter(out.partition or 0, out, acked, urgent)
 
-    def _enter(self, partition: int, out: Out, acked: Acked | None) -> None:
+    def _enter(self, partition: int, out: Out, acked: Acked | None, urgent: bool) -> None:
         line = self._lines.get((out.topic, partition))
         if line is None:
             line = self._lines[out.topic, partition] = _Line(out.topic, partition)
         line.waiting.append((out, acked))
+        line.urgent = line.urgent or urgent
         if len(line.waiting) == 1 and not line.flying:
             self._ready.append(line)
             self._wake.set()
@@ -285,11 +305,16 @@ class Outbox:
             while self._keyed:
                 out, acked = self._keyed.popleft()
                 count = len(await self._producer.partitions_for(self._settings.topic(out.topic)))
-                self._enter((murmur2(out.key or b"") & 0x7FFFFFFF) % count, out, acked)
+                self._enter((murmur2(out.key or b"") & 0x7FFFFFFF) % count, out, acked, False)
             ready, self._ready = self._ready, []
-            for line in ready:
+            ready.sort(key=lambda line: not line.urgent)
+            for number, line in enumerate(ready):
                 if self._dead:
                     return
+                if not line.urgent and self._hurry.is_set():
+                    self._ready = ready[number:] + self._ready
+                    self._wake.set()
+                    break
                 try:
                     await self._write(line)
                 except asyncio.CancelledError:
@@ -299,7 +324,7 @@ class Outbox:
                     return
 
     async def _write(self, line: _Line) -> None:
-        batch = self._producer.create_batch()
+        batch = self._producer.create_batch()  # of either: they have the same settings
         now, waiting = int(self._clock() * 1000), line.waiting
         taken: list[tuple[int, Acked | None]] = []
         while waiting:
@@ -312,10 +337,9 @@ class Outbox:
             waiting.popleft()
             taken.append((len(out.value or b""), acked))
         batch.close()  # nothing is added any more: it does not linger
-        line.flying = True
-        future = await self._producer.send_batch(
-            batch, self._settings.topic(line.topic), partition=line.partition
-        )
+        producer = self._swift if line.urgent else self._producer
+        line.flying, line.urgent = True, line.urgent and bool(waiting)
+        future = await producer.send_batch(batch, self._settings.topic(line.topic), partition=line.partition)
         future.add_done_callback(partial(self._written, line, taken))
 
     def _written(

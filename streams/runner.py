@@ -343,7 +343,7 @@ class Runner(ConsumerRebalanceListener):
         """Partitions of this reader to take from, and whether others have no room just now: they may have it in
         a moment, and a long call would not see it."""
         room: list[TopicPartition] = []
-        if self.outbox.full:
+        if self.outbox.full_now if reader is self._swift else self.outbox.full:
             return room, True
         stage, limit = self.stage, self.settings.window_bytes
         waits = False
@@ -476,7 +476,7 @@ class Runner(ConsumerRebalanceListener):
                 share.wake.clear()
                 await share.wake.wait()
                 continue
-            if self.outbox.full or (self._chain_full() and not share.urgent):
+            if self.outbox.full_now if share.urgent else (self.outbox.full or self._chain_full()):
                 await asyncio.sleep(0.005)
                 continue
             if not share.urgent:

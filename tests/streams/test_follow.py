@@ -9,7 +9,7 @@ from aiokafka.structs import TopicPartition
 
 from agents import Out
 from streams.broker import Outbox, make_producer, make_reader
-from streams.follow import Follower, OutsideLog
+from streams.follow import PIECE, Follower, OutsideLog
 from tests.support.brokers import EmbeddedBroker, create_topics
 from tests.support.toys import make_topics, produce, settings_for, until
 
@@ -78,6 +78,34 @@ async def test_positions_survive_that_more_is_followed(broker, prefix):
         assert first == list(range(150))
         assert reading.found["toy-in", 1] == list(range(150))
         assert reading.found["toy-mid", 0] == []
+
+
+async def test_what_was_fetched_for_one_sink_is_not_handed_to_the_next(broker, prefix):
+    """A partition lost and won again while its records are handed over piece by piece."""
+    settings = settings_for(broker, prefix)
+    await make_topics(broker, prefix, 1)
+    async with Reading(settings) as reading:
+        first, second = [], []
+        again = []
+
+        async def follow_again():
+            reading.follower.forget("toy-in", 0)
+            await reading.follower.follow(
+                "toy-in", 0, lambda batch: second.extend(m.offset for m in batch), 0
+            )
+
+        def sink(batch):
+            first.extend(m.offset for m in batch)
+            if not again:
+                again.append(asyncio.get_running_loop().create_task(follow_again()))
+
+        await reading.follower.follow("toy-in", 0, sink, 0)
+        await produce(settings, [b"x"] * 4 * PIECE, 1)
+        await until(lambda: again)
+        await again[0]
+        assert first == list(range(len(first)))
+        assert second == list(range(4 * PIECE))
+    assert not reading.deaths
 
 
 async def test_a_quiet_topic_is_fresh_until_the_broker_is_gone(prefix):

@@ -181,6 +181,42 @@ async def test_full_by_records_and_by_bytes(desk):
     assert outbox.full
 
 
+async def test_what_is_urgent_goes_first_by_a_producer_of_its_own_and_in_its_partitions_order():
+    bulk, swift = Producer(), Producer()
+    outbox = Outbox(bulk, Settings(prefix="p-", linger=0.001), lambda code, why: None, swift=swift)
+    await outbox.start()
+    try:
+        outbox.put(Out("t", b"bulk 0", {}, None, 0), urgent=False)
+        await until(lambda: bulk.sent)
+        outbox.put(Out("t", b"bulk 1", {}, None, 1), urgent=False)
+        outbox.put(Out("t", b"urgent 2", {}, None, 2), urgent=True)
+        outbox.put(Out("t", b"urgent 0", {}, None, 0), urgent=True)
+        await until(lambda: swift.sent and len(bulk.sent) == 2)
+        assert [values for _, _, values, _ in swift.sent] == [[b"urgent 2"]]
+        await asyncio.sleep(0.02)
+        # Partition 0 has a batch of bulk on its way: what is urgent waits for that.
+        assert len(swift.sent) == 1
+        bulk.sent[0][3].set_result(Sent(0))
+        await until(lambda: len(swift.sent) == 2)
+        assert swift.sent[1][1:3] == (0, [b"urgent 0"])
+        swift.sent[1][3].set_result(Sent(1))
+        outbox.put(Out("t", b"bulk 2", {}, None, 0), urgent=False)
+        await until(lambda: len(bulk.sent) == 3)  # and once it is written the partition is bulk's again
+    finally:
+        outbox._idle.set()
+        await outbox.stop()
+
+
+async def test_bulk_that_fills_the_outbox_leaves_room_for_what_is_urgent(desk):
+    outbox, _, _ = desk
+    outbox.limit = 3
+    put(outbox, b"1", b"2", b"3")
+    assert outbox.full
+    assert not outbox.full_now
+    put(outbox, b"4", b"5", b"6")
+    assert outbox.full_now
+
+
 async def test_after_a_failed_send_nothing_is_committed(apache_broker, prefix):
     """An output topic that disappears: the runner's own producer, a real broker."""
     settings = settings_for(apache_broker, prefix, drain=0.5)
