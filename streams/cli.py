@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.suppress:suppress",
         "Who must not get mail: show, add, release, list, import, export.",
     ),
+    "consent": (
+        "streams.ops.consent:consent",
+        "Who agreed to what: show, grant, revoke, import, export; rules.",
+    ),
     "list": ("streams.ops.lists:group", "Who gets no marketing mail by screen's rules, and why not."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "inbound": (

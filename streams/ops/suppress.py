@@ -70,7 +70,8 @@ def _accounted(function: F) -> F:
     return click.option("--why", required=True, help="The reason, for the record.")(function)
 
 
-def _who(by: str | None) -> str:
+def login_name(by: str | None) -> str:
+    """Who says so: ``by``, or the name of the login."""
     if by:
         return by
     try:
@@ -110,7 +111,7 @@ def add(
         stream,
         reason or "manual",
         now + days * DAY if days else 0.0,
-        _who(by),
+        login_name(by),
         why,
     )
     _apply("blocked", addresses, wanted, now, wait, asked(broker, prefix), as_json)
@@ -142,7 +143,7 @@ def release(
     Exit code: 0 released; 1 written, but nothing changed in time (there was nothing to release, or the
     stage suppress does not run); 2 a bad address or option.
     """
-    wanted = Wanted(tenant, scope or "", stream, reason or "", 0.0, _who(by), why)
+    wanted = Wanted(tenant, scope or "", stream, reason or "", 0.0, login_name(by), why)
     _apply("released", addresses, wanted, time.time(), wait, asked(broker, prefix), as_json)
 
 
@@ -352,7 +353,7 @@ def import_(
     """
     now = time.time()
     until = now + days * DAY if days else 0.0
-    wanted = Wanted(tenant, scope or "tenant", stream, reason or "manual", until, _who(by), why)
+    wanted = Wanted(tenant, scope or "tenant", stream, reason or "manual", until, login_name(by), why)
     settings, told = asked(broker, prefix), Told()
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     rows = read_rows(iter(partial(text.readline, LONGEST_LINE), ""), wanted, now)

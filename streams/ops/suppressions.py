@@ -12,12 +12,21 @@ import sqlite3
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -32,7 +41,8 @@ from streams.broker import make_producer, make_reader, started, stopped
 from streams.ops.read import read_to_end
 from streams.settings import Settings
 
-EVENTS, ROWS = "mail-events", "mail-suppressions"
+T = TypeVar("T")
+EVENTS = "mail-events"
 HEADERS = header_list({"type": b"event", "version": b"1"})
 IN_FLIGHT = 5_000
 """Events that may wait for the broker's acknowledgement: memory does not grow with the file."""
@@ -40,6 +50,19 @@ LONGEST_FIELD = 4096
 COLUMNS = ("to", "tenant", "scope", "stream", "reason", "until", "why")
 """Of a file to be imported, and of an export; only the first is needed."""
 NAMES = {"email": "to", "address": "to"}
+
+
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """A compacted topic whose rows begin with the recipient. ``causes``: ids of the events that a row follows from."""
+
+    topic: str
+    cls: type[T]
+    causes: Callable[[T], Collection[str]]
+    since: Callable[[T], float]
+
+
+SUPPRESSIONS = Table("mail-suppressions", Suppression, lambda row: (row.origin,), lambda row: row.time)
 
 
 class Wanted(NamedTuple):
@@ -143,6 +166,13 @@ async def publish(settings: Settings, rows: Iterable[Row], told: Told) -> None:
 async def change(
     settings: Settings, events: Sequence[MailEvent], seconds: float
 ) -> Mapping[str, Suppression]:
+    """``change_in`` the suppressions."""
+    return await change_in(settings, events, seconds, SUPPRESSIONS)
+
+
+async def change_in(
+    settings: Settings, events: Sequence[MailEvent], seconds: float, table: Table[T]
+) -> Mapping[str, T]:
     """Write the events and wait until their rows are in force, ``seconds`` at most.
 
     Event id -> the first row that says so. An event without one changed nothing (it was so already), or the
@@ -150,9 +180,10 @@ async def change(
     """
     partitions = (await check(settings)).partitions
     wanted = {event.id for event in events}
-    tps = {TopicPartition(settings.topic(ROWS), partition_of(event.to, partitions)): None for event in events}
+    topic = settings.topic(table.topic)
+    tps = {TopicPartition(topic, partition_of(event.to, partitions)): None for event in events}
     reader = await started(make_reader(settings), 10.0)
-    found: dict[str, Suppression] = {}
+    found: dict[str, T] = {}
     try:
         ends = await reader.end_offsets(list(tps))
         reader.assign(list(tps))
@@ -163,9 +194,9 @@ async def change(
         while len(found) < len(wanted) and time.monotonic() < until:
             for messages in (await reader.getmany(timeout_ms=100)).values():
                 for message in messages:
-                    row = parse(message.value, Suppression) if message.value else None
-                    if row is not None and row.origin in wanted:
-                        found.setdefault(row.origin, row)
+                    row = parse(message.value, table.cls) if message.value else None
+                    for cause in wanted.intersection(table.causes(row)) if row is not None else ():
+                        found.setdefault(cause, row)  # type: ignore[arg-type]
     finally:
         await stopped(reader)
     return found
@@ -175,22 +206,34 @@ async def change(
 
 
 async def rows_of(settings: Settings, address: str) -> list[Suppression]:
-    """Every row of an address, released ones too, the newest of each key. Raises Malformed."""
+    """Every suppression of an address, released ones too. Raises Malformed."""
+    return await rows_in(SUPPRESSIONS, settings, address)
+
+
+async def rows_in(table: Table[T], settings: Settings, address: str) -> list[T]:
+    """Every row of an address, the newest of each key. Raises Malformed."""
     to = normalise(address).key
     partitions = (await check(settings)).partitions
-    prefix, found = f"{to}|".encode(), dict[bytes, Suppression]()
-    async with aclosing(read_to_end(settings, [(ROWS, partition_of(to, partitions))])) as records:
+    prefix, found = f"{to}|".encode(), dict[bytes, T]()
+    async with aclosing(read_to_end(settings, [(table.topic, partition_of(to, partitions))])) as records:
         async for record in records:
             if record.key is None or not record.key.startswith(prefix):
                 continue
             if record.value:
-                found[record.key] = parse(record.value, Suppression)
+                found[record.key] = parse(record.value, table.cls)
             else:
                 found.pop(record.key, None)
-    return sorted(found.values(), key=lambda row: row.time)
+    return sorted(found.values(), key=table.since)
 
 
 async def all_rows(settings: Settings) -> AsyncIterator[Suppression]:
+    """Every suppression, as ``all_in``."""
+    async with aclosing(all_in(SUPPRESSIONS, settings)) as rows:
+        async for row in rows:
+            yield row
+
+
+async def all_in(table: Table[T], settings: Settings) -> AsyncGenerator[T, None]:
     """The newest row of every key, partition by partition.
 
     The log may hold older ones beside it, so each partition is gathered in a file on disk first: memory does
@@ -204,7 +247,7 @@ async def all_rows(settings: Settings) -> AsyncIterator[Suppression]:
             try:
                 database.executescript("PRAGMA journal_mode=off; PRAGMA synchronous=off; BEGIN")
                 database.execute("CREATE TABLE rows (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
-                async with aclosing(read_to_end(settings, [(ROWS, partition)])) as records:
+                async with aclosing(read_to_end(settings, [(table.topic, partition)])) as records:
                     async for record in records:
                         database.execute(
                             "INSERT OR REPLACE INTO rows VALUES (?, ?)", (record.key, record.value)
@@ -212,7 +255,7 @@ async def all_rows(settings: Settings) -> AsyncIterator[Suppression]:
                 for (value,) in database.execute(
                     "SELECT value FROM rows WHERE value IS NOT NULL ORDER BY key"
                 ):
-                    yield parse(value, Suppression)
+                    yield parse(value, table.cls)
             finally:
                 database.close()
                 path.unlink(missing_ok=True)
@@ -228,6 +271,14 @@ def read_rows(lines: Iterable[str], wanted: Wanted, now: float) -> Iterator[Row]
     tenant, scope, stream, reason, until (RFC 3339) and why; others are passed over. ``wanted`` fills what a
     row leaves out. Open the file with ``newline=""`` and ``errors="surrogateescape"``.
     """
+    return read_table(lines, COLUMNS, lambda cells: _event(cells, wanted, now))
+
+
+def read_table(
+    lines: Iterable[str], columns: Collection[str], make: Callable[[dict[str, str]], MailEvent]
+) -> Iterator[Row]:
+    """A row for each line of a CSV file as for ``read_rows``. ``make`` gets the cells of ``columns`` that are not
+    empty, ``to`` always, and raises Malformed or ValueError. Raises BadFile first."""
     source = iter(lines)
     head = next(source, "").removeprefix("\ufeff")
     separator = max(",;\t", key=head.count)
@@ -249,31 +300,43 @@ def read_rows(lines: Iterable[str], wanted: Wanted, now: float) -> Iterator[Row]
             yield Row(line, None, str(error))
             continue
         if cells:
-            yield _row(line, cells, names, wanted, now)
+            yield _row(line, cells, names, columns, make)
 
 
-def _row(line: int, cells: list[str], names: list[str], wanted: Wanted, now: float) -> Row:
+def _row(
+    line: int,
+    cells: list[str],
+    names: list[str],
+    columns: Collection[str],
+    make: Callable[[dict[str, str]], MailEvent],
+) -> Row:
     if len(cells) != len(names):
         return Row(line, None, f"{len(cells)} columns, the header line has {len(names)}")
-    found = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if name in COLUMNS}
-    given = {name: found[name] for name in ("tenant", "scope", "stream", "reason", "why") if found.get(name)}
+    found = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if name in columns}
+    given = {name: cell for name, cell in found.items() if cell or name == "to"}
     try:
-        until = _time(found.get("until", "")) or wanted.until
-        if "\udc80" <= max("".join(given.values()), default="") <= "\udcff":
-            return Row(line, None, "not UTF-8")
-        event = event_of("blocked", found["to"], wanted._replace(**given, until=until), now)
+        text = "".join(given.values())
+        if not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
+            raise ValueError("not UTF-8")
+        return Row(line, make(given))
     except (Malformed, ValueError) as error:
         return Row(line, None, error.detail if isinstance(error, Malformed) else str(error))
-    return Row(line, event)
 
 
-def _time(text: str) -> float:
+def _event(cells: dict[str, str], wanted: Wanted, now: float) -> MailEvent:
+    given = {name: cells[name] for name in ("tenant", "scope", "stream", "reason", "why") if name in cells}
+    until = time_of("until", cells.get("until", "")) or wanted.until
+    return event_of("blocked", cells["to"], wanted._replace(**given, until=until), now)
+
+
+def time_of(name: str, text: str) -> float:
+    """The RFC 3339 time in the column ``name`` as Unix seconds, 0 where it is empty. Raises ValueError."""
     if not text:
         return 0.0
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError("until is no RFC 3339 time, such as 2026-03-01T08:00:00Z") from None
+        raise ValueError(f"{name} is no RFC 3339 time, such as 2026-03-01T08:00:00Z") from None
     if found.tzinfo is None:
-        raise ValueError("until has no zone: end it in Z or +01:00")
+        raise ValueError(f"{name} has no zone: end it in Z or +01:00")
     return found.timestamp()
