@@ -329,10 +329,10 @@ class Deliver:
         return True
 
     def _ended(self, mail: Mail, attempt: Attempt) -> None:
-        session = mail.session
+        session, source = mail.session, mail.source
         self._settle(mail, attempt, session)
         if session is not None:
-            self.feeds.freed(session, mail)
+            self.feeds.freed(session, mail, source)
 
     def _settle(self, mail: Mail, attempt: Attempt, session: Session | None) -> None:
         closing = mail.partition in self._closing

@@ -33,6 +33,10 @@ RESERVE = 0.1
 """Share of a feed's rate that bulk mail leaves to transactional mail, where there is some."""
 RESERVED = 60.0
 """Seconds after the last transactional mail of a feed for which that is so: else the share would be wasted."""
+KEPT_FREE = 3600.0
+"""Seconds after the last transactional mail of a feed for which bulk mail leaves it one of the connections, where
+there are two or more: slow transactions of bulk mail may last for minutes. Where there is one, transactional mail
+is the next on it: half the time of an only connection is too much to keep for what may come."""
 HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
 PARKED = 0.02
@@ -52,6 +56,8 @@ class Feed:
         """When the last transactional mail came."""
         self.paces: dict[tuple[str, str], TokenBucket] = {}
         """By source and DKIM domain: how fast bulk mail may go beside transactional mail."""
+        self.carrying: Counter[str] = Counter()
+        """By source: connections that carry a bulk mail just now."""
         self.opening = 0
         self.failed_until = 0.0
         """Nobody at ``failed_site`` answered: it is not tried before (monotonic seconds)."""
@@ -105,8 +111,15 @@ class Feed:
         pace.set_rate(rate * (1 - RESERVE), now)
         return pace.wait(now)
 
+    def full(self, mail: Mail, source: str, connections: int, now: float) -> bool:
+        """Whether bulk mail has all the connections that it may, and the last one is kept free."""
+        kept = not mail.urgent and connections > 1 and now - self.urgent_at <= KEPT_FREE
+        return kept and self.carrying[source] >= connections - 1
+
     def taken(self, mail: Mail, source: str, now: float) -> None:
         """The mail goes: it counts against the share of bulk mail."""
+        if not mail.urgent:
+            self.carrying[source] += 1
         pace = self.paces.get((source, mail.dkim))
         if pace is not None and not mail.urgent and now - self.urgent_at <= RESERVED:
             pace.spend()
@@ -175,11 +188,14 @@ class Feeds:
         usable = (source for source in self._sources if not self._holds.source(source or "default"))
         return sum(self.rate(feed, source, dkim).rate for source in usable)
 
-    def freed(self, session: Session, mail: Mail) -> None:
-        """The mail's session has nothing to do: the next mail for the same hosts, or back to the pool."""
+    def freed(self, session: Session, mail: Mail, source: str) -> None:
+        """The mail's session from ``source`` has nothing to do: the next mail for the same hosts, or back to the
+        pool."""
         self._pool.release(session)
         if mail.feed is not None:
-            self._trim(mail.feed, "" if mail.source == "default" else mail.source)
+            if not mail.urgent:
+                mail.feed.carrying[source] -= 1
+            self._trim(mail.feed, "" if source == "default" else source)
             self.pump(mail.feed)
 
     def group_free(self, group: object) -> None:
@@ -276,6 +292,9 @@ class Feeds:
             wait = feed.reserve(mail, name, rate.rate, now)
             if wait > 0:
                 least = min(least or wait, wait)
+                continue
+            if feed.full(mail, name, rate.connections, now):
+                feed.busy[(name, mail.dkim)] += 1
                 continue
             session = self._pool.take((source, mail.site), rate.per_connection)
             if session is None:

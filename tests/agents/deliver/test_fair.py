@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, deque
+from collections.abc import Awaitable
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from agents.deliver.allowance import Rate
 from agents.deliver.fair import FairQueue
+from agents.deliver.feed import KEPT_FREE
 from agents.deliver.job import Mail
 from schemas.campaign import Campaign
 from schemas.codec import parse
 from schemas.lane_policy import ALL, LanePolicy, Lease, Spent
 from schemas.lane_report import LaneReport
 from tests.support.agents import FakeTicket
-from tests.support.gates import Broker, GateTwo, Servers, hosts_of, mail, virtual
+from tests.support.gates import Broker, GateTwo, Line, Servers, hosts_of, mail, virtual
 
 
 def waiting(name: str, campaign: str = "c", tenant: str = "default") -> Mail:
@@ -251,5 +254,79 @@ def test_a_from_address_in_warm_up_waits_for_itself_alone() -> None:
         leased(made.allowance, "from", "two@a.example", ALL, 50.0, most=30)
         await made.ticks(3)
         assert Counter(outcome.campaign for outcome in made.broker.outcomes()) == {"one": 7, "two": 30}
+
+    virtual(story())
+
+
+class Slow(Servers):
+    """Bulk transactions last until the test says; transactional mail is answered at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Line] = []
+        self.answer = self.hear
+
+    def hear(self, line: Line) -> None:
+        if line.job.urgent:
+            line.say(250, "ok")
+        else:
+            line.to_dot()
+            self.held.append(line)
+
+
+def transactional(made: GateTwo, name: str) -> Awaitable[object]:
+    return made.take(mail(name, "x@b.example", topic="mail-lane-gmx-now", stream="transactional"))
+
+
+@pytest.mark.parametrize(("connections", "for_bulk"), [(5, 4), (2, 1), (1, 1)])
+def test_slow_bulk_mail_leaves_transactional_mail_one_of_two_or_more_connections(
+    connections, for_bulk
+) -> None:
+    async def story() -> None:
+        servers = Slow()
+        made = GateTwo(Broker(), servers, rate=Rate(100.0, connections, 1000, 0.0, ""))
+        await made.agent.assigned(0)
+        await transactional(made, "first")
+        await made.ticks(2)
+        assert made.broker.outcomes("first")
+        await made.take(*(mail(f"b{n}", "x@b.example", topic="mail-lane-gmx") for n in range(50)))
+        await made.ticks(10)
+        assert len(servers.held) == for_bulk
+        await transactional(made, "second")
+        await made.ticks(2)
+        assert bool(made.broker.outcomes("second")) == (connections > 1)
+        assert servers.most <= connections
+        # A free connection carries the next one, and a place that is given back is used again.
+        servers.held.pop(0).say(250, "ok")
+        await made.ticks(2)
+        assert made.broker.outcomes("second")
+        assert len(servers.held) == for_bulk
+        # What does not come any more is not waited for.
+        (feed,) = made.agent.feeds.feeds.values()
+        feed.urgent_at -= KEPT_FREE
+        await made.ticks(2)
+        assert len(servers.held) == connections
+
+    virtual(story())
+
+
+def test_places_of_bulk_mail_are_given_back_however_its_attempts_end() -> None:
+    async def story() -> None:
+        servers = Slow()
+        made = GateTwo(Broker(), servers, rate=Rate(100.0, 3, 1000, 0.0, ""))
+        await made.agent.assigned(0)
+        await transactional(made, "first")
+        await made.take(*(
+            mail(f"b{n}", "x@b.example", topic="mail-lane-gmx", guarantee="at_most_once" if n % 2 else None)
+            for n in range(60)
+        ))  # fmt: skip
+        ends = [lambda line: line.say(250, "ok"), lambda line: line.say(451, "later"), Line.die]
+        for n in range(24):
+            await made.ticks(1)
+            assert len(servers.held) == 2
+            ends[n % 3](servers.held.pop(0))
+        await made.ticks(1)
+        (feed,) = made.agent.feeds.feeds.values()
+        assert feed.carrying == {"default": 2}
 
     virtual(story())
