@@ -13,6 +13,8 @@ from schemas.codec import encode
 from schemas.replay import HEADER
 from schemas.send import Send
 from streams.cli import main
+from streams.ops.kept import homes_in
+from streams.ops.recompute import differences
 from tests.support.stories import Story
 
 BROKEN = ("enqueue", "screen", "render", "sign", "deliver")
@@ -107,6 +109,7 @@ async def test_what_died_in_every_stage_is_replayed_and_delivered_once(buggy):
     await asyncio.sleep(2.0)
     theirs = await story.theirs()
     assert (theirs["distinct"], theirs["duplicates"]) == (7, 0)
+    assert await differences(story.scene.settings, homes_in(story.scene.settings.state)) == []
     attempts = {
         o["to"].partition("@")[0]: o["attempt"]
         for o in (json.loads(m.value) for m in await story.records("mail-outcomes"))
