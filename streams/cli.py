@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "warmup": ("streams.ops.warmup:warmup", "Warm-up: the plans, who stands where, and your word on it."),
     "lanes": ("streams.ops.lanes:lanes", "How fast each provider is fed, and why."),
     "queue": ("streams.ops.queue:queue", "What waits; bring it forward, end it, move it; who steered what."),
+    "forecast": (
+        "streams.ops.forecast.command:command",
+        "When a campaign will have left, lane by lane, and what holds it up.",
+    ),
     "campaign": (
         "streams.ops.campaign:campaign",
         "Pause, resume or cancel a campaign; send what waits for its canary.",

@@ -110,6 +110,11 @@ class Budget:
         room = self.per_span - self._lately(now) - held
         return max(0, min(room, self.per_day - self.spent - held) if self.per_day else room)
 
+    def left(self, now: float) -> int:
+        """What may still be started, granted already or not."""
+        room = self.per_span - self._lately(now)
+        return max(0, min(room, self.per_day - self.spent) if self.per_day else room)
+
     def heard(self, worker: str, total: int, fresh: int, over: int, now: float, mono: float) -> None:
         """A report: ``total`` started so far, ``fresh`` since the last; leases up to number ``over`` are over."""
         account = self._accounts.get(worker)
