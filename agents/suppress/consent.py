@@ -56,7 +56,8 @@ def matters(event: MailEvent) -> bool:
 def stream_of(event: MailEvent) -> str:
     """The stream that an event is about. Who leaves by any mail leaves the marketing, as suppressions have it."""
     taken_back = event.kind == "subscribed" and not event.asked
-    return "marketing" if taken_back or event.kind in ("unsubscribed", "complained") else event.stream
+    whole = taken_back or event.kind in ("unsubscribed", "complained", "consent_revoked")
+    return "marketing" if whole else event.stream
 
 
 def decide(

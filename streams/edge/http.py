@@ -4,7 +4,8 @@
 ``GET /o/<token>.gif``                an open; answers a transparent pixel
 ``GET /c/<token>?u=<url>&s=<mac>``    a click; answers 302 to the URL, which the MAC must vouch for
 ``GET /u/<token>``                    a page that changes nothing: scanners follow every link
-``POST /u/<token>``                   unsubscribes, whatever the body (``action=subscribe`` takes it back)
+``POST /u/<token>``                   unsubscribes, whatever the body (``action=subscribe`` takes it back; where
+                                      tracking needs a consent, ``untrack_opens`` or ``untrack_clicks`` ends it)
 ``POST /subscribe``, ``/confirm/...``  see ``streams.edge.subscribe``
 ``GET /healthz``, ``/readyz``         200; readyz 503 while the process is not ready
 ====================================  ===========================================================
@@ -50,7 +51,9 @@ _KINDS = {
     **{"subscribe": "subscribe", "confirm": "confirm"},
 }
 _TYPE = {"type": b"engagement", "version": b"1"}
-Kind = Literal["opened", "clicked", "unsubscribed", "subscribed"]
+_UNTRACK = {"untrack_opens": ("o", "when you open"), "untrack_clicks": ("c", "which links you follow")}
+"""Form's action -> what may no longer be tracked, as a letter and in words."""
+Kind = Literal["opened", "clicked", "unsubscribed", "subscribed", "consent_revoked"]
 Handler = Callable[[web.Request], Any]
 
 
@@ -95,8 +98,9 @@ class HttpEdge:
         self._clock = clock
         self._ready = ready
         self._pages = Pages()
+        self._consents = consents or ConsentRules()
         self._subscriptions = Subscriptions(
-            consents or ConsentRules(),
+            self._consents,
             tokens,
             self._pages,
             settings.subscribe,
@@ -159,13 +163,21 @@ class HttpEdge:
 
     async def _ask(self, request: web.Request) -> web.Response:
         mail = self._tokens.read_mail_token(request.match_info["token"])
-        return html(self._pages.page("ask", who=veiled(mail.to)))
+        rule = self._consents.of(mail.tenant, "marketing")
+        page = "ask_tracked" if rule.tracking == "consent" else "ask"
+        return html(self._pages.page(page, who=veiled(mail.to)))
 
     async def _leave(self, request: web.Request) -> web.Response:
         mail = self._tokens.read_mail_token(request.match_info["token"])
         async with asyncio.timeout(self._settings.idle):
             body = await request.read()
-        kind: Kind = "subscribed" if _action(body) == "subscribe" else "unsubscribed"
+        action = _action(body)
+        if action in _UNTRACK:
+            letter, what = _UNTRACK[action]
+            if not await self._tell("consent_revoked", mail, request, tracking=letter):
+                return self._unavailable()
+            return html(self._pages.page("untracked", who=veiled(mail.to), what=what))
+        kind: Kind = "subscribed" if action == "subscribe" else "unsubscribed"
         # The body is read for what it tells, not for permission: whoever posts here wants out.
         if not await self._tell(kind, mail, request, one_click=b"One-Click" in body):
             return self._unavailable()
@@ -179,7 +191,13 @@ class HttpEdge:
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def _tell(
-        self, kind: Kind, mail: MailToken, request: web.Request, url: str = "", one_click: bool = False
+        self,
+        kind: Kind,
+        mail: MailToken,
+        request: web.Request,
+        url: str = "",
+        one_click: bool = False,
+        tracking: str = "",
     ) -> bool:
         """Whether the event is in Kafka (HEAD is none)."""
         if request.method == "HEAD":
@@ -198,6 +216,7 @@ class HttpEdge:
             address=self._source(request),
             one_click=one_click,
             provider=mail.provider,
+            tracking=tracking,
         )
         return await self._write(event)
 

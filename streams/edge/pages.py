@@ -12,6 +12,8 @@ from aiohttp import web
 
 _TITLES = {
     "ask": "Unsubscribe?",
+    "ask_tracked": "Unsubscribe?",
+    "untracked": "Changed",
     "left": "You are unsubscribed",
     "back": "You are subscribed again",
     "busy": "One moment, please",

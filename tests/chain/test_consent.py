@@ -27,6 +27,8 @@ wording = "I want the harbour news by e-mail"
 from = "{SENDER}"
 wording = "I want the pier news by e-mail"
 """
+KNOWN = 2.5
+"""Seconds after which every stage knows what a state's topic says: 2 are promised."""
 ADA, EVE, MAX = "ada@small.test", "eve@small.test", "max@gmail.test"
 PAGE = '<p>Hello</p><a href="https://quay.test/">here</a>'
 
@@ -47,7 +49,7 @@ async def mails(story: Story) -> dict[str, list]:
     return {lane: await story.records(lane_topic(lane) + "-now") for lane in lane_names()}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_broker, prefix, tmp_path):
     rules = tmp_path / "consent.toml"
     rules.write_text(RULES)
@@ -72,13 +74,13 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
 
         await subscribe(ADA, opens="1")
         await subscribe(EVE)  # who never looks into her mailbox
-        await story.settled(40, 2)
+        await story.settled(60, 2)
         assert (await story.theirs())["distinct"] == 2
 
         # Max is bombed: six forms of two tenants; three mails reach him.
         for n in range(5):
             await subscribe(MAX, "quay" if n % 2 else "pier")
-        await story.settled(40, 5)
+        await story.settled(60, 5)
         await story.until("mail-events", lambda found: said(found, "subscription_requested", MAX) == 5)
         lanes = await mails(story)
         assert len(links(lanes, MAX)) == 3
@@ -101,7 +103,7 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
         await story.send(
             ADA, EVE, MAX, campaign="news", tenant="quay", consent=Consent(opens=True, clicks=True)
         )
-        found = await story.settled(40, 8)
+        found = await story.settled(60, 8)
         assert found.balanced
         events = [orjson.loads(r.value) for r in await story.records("mail-events")]
         ends = {
@@ -117,15 +119,45 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
         theirs = await story.theirs()
         assert (theirs["distinct"], theirs["duplicates"]) == (6, 0)
 
-        # Opens may be tracked, clicks not, whatever the send claimed.
-        bodies = [
-            message_from_bytes(r.value, policy=policy.default).get_body(("html",)).get_content()
-            for lane in lane_names()
-            for r in await story.records(lane_topic(lane))
-            if r.value
-        ]
-        (body,) = bodies
+        # Opens may be tracked, clicks not, whatever the send claimed; then opens no more.
+        (mail,) = await campaign_mails(story)
+        body = mail.get_body(("html",)).get_content()
         assert ("/o/" in body, 'href="https://quay.test/"' in body) == (True, True)
+        leave = re.search(r"<(http[^>]+/u/[^>]+)>", mail["List-Unsubscribe"])[1]
+        async with client.post(leave, data={"action": "untrack_opens"}) as answer:
+            assert answer.status == 200
+        await story.until("mail-consents", lambda found: any(map(revoked, found)))
+        await asyncio.sleep(KNOWN)
+        await story.campaign("more", tenant="quay", html=PAGE)
+        await story.send(ADA, campaign="more", tenant="quay")
+        await story.settled(60, 9)
+        mails_now = await campaign_mails(story)
+        assert sorted("/o/" in m.get_body(("html",)).get_content() for m in mails_now) == [False, True]
+        # Whoever leaves has no consent any more, and is suppressed as ever.
+        async with client.post(leave) as answer:
+            assert answer.status == 200
+        await story.until("mail-suppressions", lambda found: any(ADA.encode() in r.value for r in found))
+        await asyncio.sleep(KNOWN)
+        await story.campaign("last", tenant="quay", html=PAGE)
+        await story.send(ADA, campaign="last", tenant="quay")
+        assert (await story.settled(60, 10)).balanced
+        events = [orjson.loads(r.value) for r in await story.records("mail-events")]
+        assert [e["kind"] for e in events if e.get("campaign") == "last" and e.get("terminal")] == [
+            "suppressed"
+        ]
+
+
+def revoked(record) -> bool:
+    return any(change["says"] == "revoked" for change in json.loads(record.value).get("changes", ()))
+
+
+async def campaign_mails(story: Story) -> list:
+    return [
+        message_from_bytes(r.value, policy=policy.default)
+        for lane in lane_names()
+        for r in await story.records(lane_topic(lane))
+        if r.value
+    ]
 
 
 def said(records: list, kind: str, to: str) -> int:

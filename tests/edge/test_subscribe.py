@@ -21,7 +21,12 @@ from streams.edge.subscribe import SubscribeSettings
 
 TOKENS = Tokens([b"a secret of the tests, long enough"])
 TO, NOW = "ada@example.org", 1_750_000_000.25
-RULES = ConsentRules({("acme", "marketing"): ConsentRule(sender="a@acme.test", wording="I agree")})
+RULES = ConsentRules(
+    {
+        ("acme", "marketing"): ConsentRule(sender="a@acme.test", wording="I agree"),
+        ("tracks", "marketing"): ConsentRule(tracking="consent"),
+    }
+)
 FORM = {"email": "Ada@Example.org", "tenant": "acme"}
 
 
@@ -196,6 +201,30 @@ async def test_an_old_or_changed_link_says_so_and_confirms_nothing(client: aioht
             found = await post(client, w, path)
             assert (found[0], says in found[1]) == (status, True)
         assert w.outs == []
+
+
+# -- tracking
+
+
+async def test_who_may_be_tracked_by_consent_ends_that_alone_on_the_unsubscribe_page(
+    client: aiohttp.ClientSession,
+) -> None:
+    async with world() as w:
+        pages = {}
+        for tenant in ("acme", "tracks"):
+            path = "/u/" + TOKENS.mail_token("00" * 16, tenant, "c", "marketing", TO, 0)
+            async with client.get(w.base + path) as answer:
+                pages[tenant] = await answer.text()
+        assert ("untrack_opens" in pages["acme"], "untrack_opens" in pages["tracks"]) == (False, True)
+        for action in ("untrack_opens", "untrack_clicks"):
+            status, text = await post(client, w, path, data={"action": action})
+            assert (status, "no longer be recorded" in text) == (200, True)
+        await post(client, w, path, data={"List-Unsubscribe": "One-Click"})
+        assert [(e.kind, e.tracking, e.tenant) for e in w.events] == [
+            ("consent_revoked", "o", "tracks"),
+            ("consent_revoked", "c", "tracks"),
+            ("unsubscribed", "", "tracks"),
+        ]
 
 
 # -- whose request it is
