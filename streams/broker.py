@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -150,23 +149,23 @@ def make_swift_reader(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
-BULK = 4
-"""Lingers that a batch waits for more: a produce request costs client and broker as much as 20 records. What is
-urgent, or is tried alone, hurries all that waits."""
+BULK, PROMPT, AT_ONCE = 4.0, 1.0, 0.2
+"""How long a batch waits for more, in lingers after the one before: a produce request costs client and broker as
+much as 20 records. AT_ONCE is for what somebody waits for at each stage; what hurries, hurries all that waits."""
 
 
 class _Line:
     """What waits for one partition of a topic, and whether a batch of it is on its way."""
 
-    __slots__ = ("flying", "partition", "topic", "urgent", "waiting")
+    __slots__ = ("flying", "haste", "partition", "topic", "waiting")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
         self.waiting: deque[tuple[Out, Acked | None]] = deque()
         self.flying = False
-        self.urgent = False
-        """Something urgent waits in it: it is written first, and not behind bulk."""
+        self.haste = BULK
+        """Of the most urgent that waits in it. AT_ONCE is written first, and not behind bulk."""
 
 
 class Outbox:
@@ -199,6 +198,7 @@ class Outbox:
         self._lines: dict[tuple[str, int | None], _Line] = {}
         self._ready: list[_Line] = []
         self._keyed: deque[tuple[Out, Acked | None]] = deque()
+        self._haste = BULK
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
@@ -255,27 +255,34 @@ class Outbox:
     def _beyond(self, times: int) -> bool:
         return self.unacked >= times * self.limit or self.unacked_bytes >= times * self.limit_bytes
 
-    def put(self, out: Out, acked: Acked | None = None, urgent: bool = True) -> None:
-        """Queue a record; ``acked`` is called with its offset when the broker has it."""
+    def put(self, out: Out, acked: Acked | None = None, haste: float = PROMPT) -> None:
+        """Queue a record; ``acked`` is called with its offset when the broker has it.
+
+        ``haste``: BULK, PROMPT or AT_ONCE.
+        """
         if self._dead:
             return
         self.unacked += 1
         self.unacked_bytes += len(out.value or b"")
         self._idle.clear()
-        if urgent:
-            self._hurry.set()
+        self._hasten(haste)
         if out.partition is None and out.key is not None:
             self._keyed.append((out, acked))
             self._wake.set()
         else:
-            self._enter(out.partition or 0, out, acked, urgent)
+            self._enter(out.partition or 0, out, acked, haste)
 
-    def _enter(self, partition: int, out: Out, acked: Acked | None, urgent: bool) -> None:
+    def _hasten(self, haste: float) -> None:
+        if haste < self._haste:
+            self._haste = haste
+            self._hurry.set()
+
+    def _enter(self, partition: int, out: Out, acked: Acked | None, haste: float) -> None:
         line = self._lines.get((out.topic, partition))
         if line is None:
             line = self._lines[out.topic, partition] = _Line(out.topic, partition)
         line.waiting.append((out, acked))
-        line.urgent = line.urgent or urgent
+        line.haste = min(line.haste, haste)
         if len(line.waiting) == 1 and not line.flying:
             self._ready.append(line)
             self._wake.set()
@@ -290,28 +297,23 @@ class Outbox:
         return True
 
     async def _pump(self) -> None:
-        loop, pause = asyncio.get_running_loop(), self._settings.linger
         last = float("-inf")
         while True:
             await self._wake.wait()
-            await asyncio.sleep(max(0.0, last + pause - loop.time()))
-            wait = last + BULK * pause - loop.time()
-            if wait > 0 and not self._hurry.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), wait)
-            last = loop.time()
+            await self._linger(last)
+            last = asyncio.get_running_loop().time()
             self._wake.clear()
-            self._hurry.clear()
+            self._haste = BULK
             while self._keyed:
                 out, acked = self._keyed.popleft()
                 count = len(await self._producer.partitions_for(self._settings.topic(out.topic)))
-                self._enter((murmur2(out.key or b"") & 0x7FFFFFFF) % count, out, acked, False)
+                self._enter((murmur2(out.key or b"") & 0x7FFFFFFF) % count, out, acked, PROMPT)
             ready, self._ready = self._ready, []
-            ready.sort(key=lambda line: not line.urgent)
+            ready.sort(key=lambda line: line.haste)
             for number, line in enumerate(ready):
                 if self._dead:
                     return
-                if not line.urgent and self._hurry.is_set():
+                if line.haste > self._haste == AT_ONCE:
                     self._ready = ready[number:] + self._ready
                     self._wake.set()
                     break
@@ -322,6 +324,15 @@ class Outbox:
                 except Exception as error:  # whatever it is, the records are not written
                     self._fail(line, error)
                     return
+
+    async def _linger(self, last: float) -> None:
+        """Until the batches may be closed; what comes meanwhile may bring that forward."""
+        loop = asyncio.get_running_loop()
+        while (left := last + self._haste * self._settings.linger - loop.time()) > 0:
+            self._hurry.clear()
+            timer = loop.call_later(left, self._hurry.set)
+            await self._hurry.wait()
+            timer.cancel()
 
     async def _write(self, line: _Line) -> None:
         batch = self._producer.create_batch()  # of either: they have the same settings
@@ -337,8 +348,8 @@ class Outbox:
             waiting.popleft()
             taken.append((len(out.value or b""), acked))
         batch.close()  # nothing is added any more: it does not linger
-        producer = self._swift if line.urgent else self._producer
-        line.flying, line.urgent = True, line.urgent and bool(waiting)
+        producer = self._swift if line.haste == AT_ONCE else self._producer
+        line.flying, line.haste = True, line.haste if waiting else BULK
         future = await producer.send_batch(batch, self._settings.topic(line.topic), partition=line.partition)
         future.add_done_callback(partial(self._written, line, taken))
 
@@ -355,6 +366,7 @@ class Outbox:
         line.flying = False
         if line.waiting:
             self._ready.append(line)
+            self._hasten(line.haste)
             self._wake.set()
         for size, acked in taken:
             self.unacked -= 1

@@ -12,7 +12,7 @@ from agents import Agent, Out, Retry, Stage
 from schemas.codec import Malformed, Record
 from schemas.mail import NOW, base_topic
 from streams import metrics
-from streams.broker import Outbox
+from streams.broker import AT_ONCE, BULK, PROMPT, Outbox
 from streams.counting import Written
 from streams.topics import BY_NAME
 
@@ -102,7 +102,8 @@ class Desk:
             chained(out, acked)
         else:
             self.written.add(out)
-            self.outbox.put(out, lambda _offset: acked(), urgent or self.stage.prompt)
+            haste = AT_ONCE if urgent else PROMPT if self.stage.prompt else BULK
+            self.outbox.put(out, lambda _offset: acked(), haste)
 
     def bug(self, work: Work, error: BaseException) -> None:
         """An agent raised on this record alone: dead letter, ERROR, and a limit on their rate."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agents import Out
-from streams.broker import EXIT_SEND_FAILED, Outbox, stopped
+from streams.broker import AT_ONCE, BULK, EXIT_SEND_FAILED, Outbox, stopped
 from streams.settings import Settings
 from tests.support.brokers import EmbeddedBroker
 from tests.support.toys import Each, Station, committed, make_topics, produce, read_all, settings_for, until
@@ -186,11 +186,11 @@ async def test_what_is_urgent_goes_first_by_a_producer_of_its_own_and_in_its_par
     outbox = Outbox(bulk, Settings(prefix="p-", linger=0.001), lambda code, why: None, swift=swift)
     await outbox.start()
     try:
-        outbox.put(Out("t", b"bulk 0", {}, None, 0), urgent=False)
+        outbox.put(Out("t", b"bulk 0", {}, None, 0), haste=BULK)
         await until(lambda: bulk.sent)
-        outbox.put(Out("t", b"bulk 1", {}, None, 1), urgent=False)
-        outbox.put(Out("t", b"urgent 2", {}, None, 2), urgent=True)
-        outbox.put(Out("t", b"urgent 0", {}, None, 0), urgent=True)
+        outbox.put(Out("t", b"bulk 1", {}, None, 1), haste=BULK)
+        outbox.put(Out("t", b"urgent 2", {}, None, 2), haste=AT_ONCE)
+        outbox.put(Out("t", b"urgent 0", {}, None, 0), haste=AT_ONCE)
         await until(lambda: swift.sent and len(bulk.sent) == 2)
         assert [values for _, _, values, _ in swift.sent] == [[b"urgent 2"]]
         await asyncio.sleep(0.02)
@@ -200,7 +200,7 @@ async def test_what_is_urgent_goes_first_by_a_producer_of_its_own_and_in_its_par
         await until(lambda: len(swift.sent) == 2)
         assert swift.sent[1][1:3] == (0, [b"urgent 0"])
         swift.sent[1][3].set_result(Sent(1))
-        outbox.put(Out("t", b"bulk 2", {}, None, 0), urgent=False)
+        outbox.put(Out("t", b"bulk 2", {}, None, 0), haste=BULK)
         await until(lambda: len(bulk.sent) == 3)  # and once it is written the partition is bulk's again
     finally:
         outbox._idle.set()
