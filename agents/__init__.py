@@ -124,11 +124,17 @@ class Steps:
 class View(Protocol):
     """One partition of a compacted topic, read to its end and followed: somebody else's state."""
 
+    hashed: bool
+    """Whether it holds rows of people who were erased (``schemas.erasure``)."""
+
     def get(self, key: bytes) -> bytes | None:
         """The value under ``key``, or None."""
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Every (key, value) whose key starts with ``prefix``, in key order."""
+
+    async def to_end(self) -> None:
+        """Return when everything that is in the topic's partition now is seen."""
 
 
 class State(View, Protocol):
@@ -142,6 +148,9 @@ class State(View, Protocol):
         self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None
     ) -> None:
         """Write ``value`` (None deletes) to the changelog as an output of ``ticket``; ``acked`` as in emit."""
+
+    async def keys(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
+        """Every key that is wanted. Goes through all rows, a few thousand at a time: others take their turns."""
 
 
 class States(Protocol):

@@ -16,6 +16,9 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts and last times (Unix seconds; 0 = never) of one recipient of one tenant.
 
     ``recent``: when the last marketing mails were delivered, at most REMEMBERED, the oldest first. ``seen``: the first 12 digits of the ids of the last events counted, so that a repeat counts once.
+
+    Of somebody who was erased only ``to`` is left, which is then a keyed hash (``schemas.erasure``), with no tenant,
+    and when that was (``erased``), and when an operator took it back (``released``).
     """
 
     tenant: str
@@ -33,6 +36,8 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = 1
     seen: tuple[str, ...] = ()
     recent: tuple[int, ...] = ()
+    erased: float = 0.0
+    released: float = 0.0
 
     @property
     def key(self) -> bytes:

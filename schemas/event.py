@@ -30,6 +30,7 @@ Kind = Literal[
     "subscription_requested",
     "consented",
     "consent_revoked",
+    "erased",
 ]
 
 
@@ -52,6 +53,8 @@ class MailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     typed; ``mail`` is the id of that event); a person or an import says that there is a consent, on ``basis``, or
     with none only about ``tracking``; it ends for ``tracking`` alone (letters: o opens, c clicks). ``wording`` is
     what was shown, ``url`` where it came from, ``detail`` the proof, ``until`` when it ends.
+
+    ``erased``: what is held about ``to`` is to be forgotten, by us at once, by who reads this stream too.
     """
 
     id: str

@@ -16,13 +16,16 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     ``until`` is Unix seconds, 0 for ever. ``active`` False is a release (or a soft window's state);
     ``version`` orders writes, not arrival. ``hits`` are the days (Unix day numbers) of soft bounces, and
     ``window`` names the soft window that they count in ("" is the usual one): each counts by itself.
+
+    ``erased``: ``to`` is no address but its keyed hash (``schemas.erasure``), all that is left of somebody who
+    asked to be erased; the scope is global. It lies in the partition of the address.
     """
 
     tenant: str
     to: str
     scope: Literal["global", "tenant", "stream"] = "tenant"
     stream: str = ""
-    reason: Literal["hard_bounce", "soft_bounces", "complaint", "unsubscribe", "manual"]
+    reason: Literal["hard_bounce", "soft_bounces", "complaint", "unsubscribe", "manual", "erased"]
     origin: str = ""
     time: float = 0.0
     until: float = 0.0

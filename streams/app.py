@@ -56,6 +56,7 @@ from schemas.codec import Malformed, decode, encode, headers_from, parse
 from schemas.codec import Record as CodecRecord
 from schemas.consent import StreamConsent
 from schemas.contact import Contact
+from schemas.erasure import Pseudonyms
 from schemas.gate import until_of
 from schemas.hold import Command, Hold
 from schemas.ladder import Rung
@@ -206,6 +207,8 @@ class App:
         return self._campaigns
 
     def _states(self, stage: Stage, topic: str, follower: Follower, **options: Any) -> StateFiles:
+        if topic == "mail-suppressions" and self.settings.secret:
+            options["hash_keys"] = Pseudonyms(secrets_of(self.settings)).known
         return StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
 
     async def _build(self, stage: Stage, ownership: Ownership) -> Agent:
@@ -230,7 +233,19 @@ class App:
     def _tokens(self) -> Tokens:
         if not self.settings.secret:
             raise ValueError("MAILSLUICE_SECRET is not set: tokens need a secret of at least 32 characters")
-        return Tokens([part.encode() for part in self.settings.secret.split(",")])
+        return Tokens(secrets_of(self.settings))
+
+    def _names(self) -> Callable[[str], tuple[str, ...]]:
+        """The keyed hashes of an address; asked for only where somebody was erased."""
+        if self.settings.secret:
+            return Pseudonyms(secrets_of(self.settings)).of
+
+        def unknown(address: str) -> tuple[str, ...]:
+            why = "people were erased, and are known again only by MAILSLUICE_SECRET, which is not set here"
+            self._fatal(78, why)
+            raise ValueError(why)
+
+        return unknown
 
     # -- the agents ---------------------------------------------------------------------------
 
@@ -262,7 +277,7 @@ class App:
         suppressions = self._states(
             stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
         )
-        contacts = self._states(stage, "mail-contacts", follower)
+        contacts = self._states(stage, "mail-contacts", follower, head=first_word)
         views = [suppressions, contacts]
         rules, consents = consent_rules_of(self.settings), None
         if rules.ask:
@@ -282,6 +297,7 @@ class App:
             screening,
             lambda reason, action: metrics.SCREEN_RULES.labels(reason, action).inc(),
             consents,
+            self._names(),
         )
         self._expiring(rows)
         return WithViews(agent, views)
@@ -372,6 +388,7 @@ class App:
             ),
             rows=rows,
             suppressions=suppressions,
+            names=self._names(),
             campaigns=await self._table_of_campaigns(),
             hosts=self._resolver,
             policies=TlsPolicies(
@@ -480,7 +497,7 @@ class App:
             )
         else:
             asking = Asking(consents, rules, lambda link: "", self.clock, observe_subscription)
-        return Suppress(states, suppress_policy.Settings(), asking)
+        return Suppress(states, suppress_policy.Settings(), asking, self._names())
 
     async def _publish_campaigns(self, wanted: Sequence[Campaign]) -> None:
         """The campaigns of the confirmation mails, where another one or none is there; who paused one has paused it."""
@@ -499,9 +516,15 @@ class App:
             follower,
             headers={"type": b"contact", "version": b"1"},
             newer=_newer_contact,
+            head=first_word,
             rewrite=self.publish,
         )
-        return Score(states, score_policy.Settings())
+        return Score(states, score_policy.Settings(), self._names())
+
+
+def secrets_of(settings: Settings) -> list[bytes]:
+    """The secrets of tokens and hashes; the first makes them, all are accepted."""
+    return [part.encode() for part in settings.secret.split(",") if part]
 
 
 def render_settings(settings: Settings) -> render_policy.Settings:

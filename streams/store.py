@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from schemas.erasure import MARK
 from streams.sieve import Sieve
 
 log = logging.getLogger("mailsluice.store")
-FORMAT = "3"
+FORMAT = "4"
 ROW = 100
 """Bytes that a row and its index entries take at least: from the file's size follows how many there are."""
 STEP = 5000
 """Rows that the sieve is filled with at once: some milliseconds."""
+_HASHED = "k >= x'23' AND k < x'24'"
+"""Keys that begin with ``schemas.erasure.MARK``."""
 _Row = tuple[bytes | None, float, int, bool]
 """Value (None deletes), until, hash; and whether the file certainly has no such row."""
 _UPDATE = "UPDATE rows SET v = ?, until = ? WHERE h = ? AND k = ?"
@@ -102,11 +105,14 @@ class Store:
         self._filling: Sieve | None = None
         self._filled = -1
         """Hashes up to this one are in ``_filling``."""
+        self.hashed = False
+        """Whether any key is that of somebody who was erased; never False again while the file is open."""
 
     def _open(self, identity: str) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=32)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA secure_delete=ON")  # what is deleted must not stay in free pages
         db.execute(f"PRAGMA cache_size=-{self._cache}")
         db.execute("CREATE TABLE IF NOT EXISTS about (k TEXT PRIMARY KEY, v TEXT)")
         found = dict(db.execute("SELECT k, v FROM about"))
@@ -119,10 +125,18 @@ class Store:
         )
         db.execute("CREATE INDEX IF NOT EXISTS rows_h ON rows (h)")
         db.execute("CREATE INDEX IF NOT EXISTS rows_until ON rows (until) WHERE until > 0")
+        if self.by_word:
+            db.execute(f"CREATE INDEX IF NOT EXISTS rows_hashed ON rows (k) WHERE {_HASHED}")
+            self.hashed = db.execute(f"SELECT 1 FROM rows WHERE {_HASHED} LIMIT 1").fetchone() is not None
         db.execute("INSERT OR REPLACE INTO about VALUES ('identity', ?), ('format', ?)", (identity, FORMAT))
         if db.execute("SELECT 1 FROM rows LIMIT 1").fetchone() is None:
             self._sieve = Sieve(0)
         return db
+
+    @property
+    def by_word(self) -> bool:
+        """Whether rows are found by the first word of their key."""
+        return self._head is first_word
 
     def position(self, log: str) -> int:
         """The next offset of ``log`` to apply, or -1."""
@@ -172,7 +186,7 @@ class Store:
         log: str,
         position: int,
         puts: Iterable[tuple[bytes, bytes, float]],
-        deletes: Iterable[bytes] = (),
+        deletes: Collection[bytes] = (),
         mark: str = "",
     ) -> None:
         """Take rows and the position; all that wait are written when they are more than ``hold``.
@@ -186,10 +200,15 @@ class Store:
         for key, value, until in puts:
             self._wait(key, value, until)
         self._positions[log] = (position, mark)
-        if len(self._waiting) >= self._hold or position - self._at[log] >= self._hold:
+        if deletes:
+            self.flush()  # somebody was erased: also from this file, at once
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        elif len(self._waiting) >= self._hold or position - self._at[log] >= self._hold:
             self.flush()
 
     def _wait(self, key: bytes, value: bytes | None, until: float) -> None:
+        if key[:1] == MARK:
+            self.hashed = True
         before = self._waiting.get(key)
         if before is not None:
             hashed, absent = before[2], before[3]
@@ -288,6 +307,21 @@ class Store:
             (now, limit),
         )
         return cursor.rowcount
+
+    def some_keys(self, after: int, limit: int = STEP) -> tuple[list[bytes], int]:
+        """Keys of rows above a row number (0 at first), and the number to go on above; none are left where there are
+        no keys. What is written meanwhile comes last."""
+        self.flush()
+        found = self._db.execute(
+            "SELECT rowid, k FROM rows WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, limit)
+        ).fetchall()
+        return [key for _, key in found], found[-1][0] if found else after
+
+    def hash_keys(self) -> set[str]:
+        """The names of the keys under which people were erased (``schemas.erasure.key_of``)."""
+        self.flush()
+        found = self._db.execute(f"SELECT DISTINCT substr(k, 2, 8) FROM rows WHERE {_HASHED}")
+        return {name.decode("utf-8", "replace") for (name,) in found}
 
     def count(self) -> int:
         """Number of rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -14,7 +15,8 @@ from agents.classify.floods import Floods
 from agents.classify.policy import Owner, Settings, of_engagement, of_outcome, owner_of
 from agents.classify.returns import of_report
 from agents.classify.tokens import claimed_mail, is_about, named_mail, quoted_owner, writer
-from schemas.codec import Malformed, Record, decode, encode
+from schemas.codec import Malformed, Record, decode, encode, parse
+from schemas.erasure import Erasure
 from schemas.event import MailEvent
 from schemas.outcome import Outcome
 from schemas.reply import Meaning, Rules, classify
@@ -77,8 +79,12 @@ class Classify:
         """Every record through; what was delivered is in the book's file before any offset is."""
         book = self._books[partition]
         outs: list[tuple[Ticket, Out | None]] = []
+        erasures = []
         for ticket in tickets:
             try:
+                if ticket.record.headers.get("type") == b"erasure":
+                    erasures.append((ticket, parse(ticket.record.value, Erasure).to))
+                    continue
                 outs.append((ticket, self._step(ticket.record, book)))
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
@@ -87,6 +93,13 @@ class Classify:
             if out is not None:
                 ticket.emit(out)
             ticket.done()
+        if erasures:
+            people = {to for _, to in erasures}
+            for day in book.days():
+                book.forget(people, day)
+                await asyncio.sleep(0)
+            for ticket, _ in erasures:
+                ticket.done()
 
     def flush(self, now: float) -> list[Out]:
         """The sums since the last call, to be published; ``now`` in Unix seconds. Call it once a second."""

@@ -8,12 +8,24 @@ say.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from agents import Retry
 
 DAY = 86400.0
+
+
+class _Whose(msgspec.Struct, array_like=True, gc=False):
+    """The first field of a row (``agents.classify.policy.Owner``)."""
+
+    to: str
+
+
+_whose = msgspec.msgpack.Decoder(_Whose).decode
 
 
 class Book(Protocol):
@@ -24,6 +36,13 @@ class Book(Protocol):
 
     def find(self, id: str) -> bytes | None:
         """The row of ``id``, or None."""
+
+    def days(self) -> list[int]:
+        """The days of expiry of which it holds rows."""
+
+    def forget(self, people: Collection[str], day: int) -> int:
+        """Delete the rows of these recipients that expire on ``day``; returns how many. Some milliseconds for each
+        10,000 rows of that day."""
 
     def commit(self, now: float) -> None:
         """Write what was remembered; forget the days that are over."""
@@ -41,6 +60,7 @@ class SqliteBook:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA cache_size=-4000")
+        self._db.execute("PRAGMA secure_delete=ON")  # of who was erased nothing stays in free pages
         rows = self._db.execute(
             "SELECT name FROM sqlite_master WHERE type='table' AND name GLOB 'day_[0-9]*'"
         )
@@ -66,6 +86,22 @@ class SqliteBook:
         except sqlite3.Error as error:
             raise self._unwell(error) from None
         return None
+
+    def days(self) -> list[int]:
+        """Oldest first, after what waits was written."""
+        self.commit(0.0)
+        return list(self._days)
+
+    def forget(self, people: Collection[str], day: int) -> int:
+        """One day's table, in one transaction."""
+        try:
+            self._db.create_function("of_them", 1, lambda row: _whose(row).to in people)
+            gone = self._db.execute(f"DELETE FROM day_{day} WHERE of_them(row)").rowcount
+            if gone:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise self._unwell(error) from None
+        return gone
 
     def commit(self, now: float) -> None:
         """One transaction for all that was remembered; once an hour, old days go."""

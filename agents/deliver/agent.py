@@ -25,6 +25,7 @@ from agents.deliver.smtp import Session
 from agents.deliver.sources import Sources
 from schemas.campaign import Campaign
 from schemas.codec import Malformed, parse
+from schemas.erasure import rows_of
 from schemas.hosts import Hosts, MailHosts
 from schemas.ladder import Rung, onto_ladder
 from schemas.lanes import lane_names, lane_topic, provider_of, site_of
@@ -86,6 +87,7 @@ class Deliver:
         *,
         rows: States,
         suppressions: Callable[[int], FreshView],
+        names: Callable[[str], tuple[str, ...]] = lambda address: (),
         campaigns: Mapping[str, Campaign],
         hosts: Hosts,
         policies: Policies,
@@ -109,6 +111,7 @@ class Deliver:
         self._holds = holds or Holds()
         self._settings = settings
         self._suppressions, self._campaigns, self._hosts = suppressions, campaigns, hosts
+        self._names = names
         self._policies = policies
         self._pool, self._allowance, self._rungs = pool, allowance, rungs
         self._meaning, self._fresh, self._epoch = meaning, fresh, epoch
@@ -308,7 +311,7 @@ class Deliver:
         elif mail.rest and campaign is not None and campaign.rest_waits:
             self._aside(mail, self._rungs[1].seconds, held="canary")
         else:
-            for _, value in self._suppressions(mail.partition).scan(mail.to.encode() + b"|"):
+            for _, value in rows_of(self._suppressions(mail.partition), mail.to, self._names):
                 row = parse(value, Suppression)
                 if row.applies(mail.tenant, mail.stream, now):
                     self._end(mail, self._outcome(mail, "suppressed", row.reason))

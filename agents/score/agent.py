@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agents import Stage, State, States, Ticket
+from agents.score.erased import erase, silent, take_back
 from agents.score.policy import Settings, decide, matters
 from schemas.codec import Malformed, decode, encode, parse
 from schemas.contact import Contact
@@ -23,11 +24,17 @@ STAGE = Stage(
 
 class Score:
     """Follows the public events. ``states`` opens a partition of the contacts; Has no clock: the same events make the same
-    rows whenever, and wherever, they are worked on."""
+    rows whenever, and wherever, they are worked on. ``names`` gives the keyed hashes of an address."""
 
-    def __init__(self, states: States, settings: Settings) -> None:
+    def __init__(
+        self,
+        states: States,
+        settings: Settings,
+        names: Callable[[str], tuple[str, ...]] = lambda address: (),
+    ) -> None:
         self._states = states
         self._settings = settings
+        self._names = names
         self._open: dict[int, State] = {}
 
     async def assigned(self, partition: int) -> None:
@@ -48,12 +55,36 @@ class Score:
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
                 continue
-            if matters(event):
+            if event.kind in ("erased", "released") and event.to:
+                self._erase(ticket, event, state)
+            elif matters(event):
                 self._count(ticket, event, state)
             ticket.done()
 
+    def _mark(self, event: MailEvent, state: State) -> Contact | None:
+        for name in self._names(event.to) if state.hashed else ():
+            raw = state.get(Contact(tenant="", to=name).key)
+            if raw:
+                return parse(raw, Contact)
+        return None
+
+    def _erase(self, ticket: Ticket, event: MailEvent, state: State) -> None:
+        now, mark = written(ticket.record, event), self._mark(event, state)
+        gone: list[Contact] = []
+        if event.kind == "released":
+            new = take_back(event, mark, now)
+        else:
+            rows = [parse(raw, Contact) for _, raw in state.scan(f"{event.to}|".encode())]
+            new, gone = erase(event, rows, mark, self._names(event.to)[0], now)
+        if new is not None:
+            state.put(ticket, new.key, encode(new))
+        for row in gone:
+            state.put(ticket, row.key, None)
+
     def _count(self, ticket: Ticket, event: MailEvent, state: State) -> None:
         now = written(ticket.record, event)
+        if silent(event, self._mark(event, state), now):
+            return
         raw = state.get(Contact(tenant=event.tenant, to=event.to).key)
         contact = decide(event, parse(raw, Contact) if raw else None, self._settings, now)
         if contact is not None:

@@ -16,6 +16,7 @@ from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge
 from schemas.address import domain_of
 from schemas.codec import Malformed, Record, encode, parse
 from schemas.contact import REMEMBERED
+from schemas.erasure import Erasure, rows_of
 from schemas.event import MailEvent
 from schemas.gate import GateRow
 from schemas.identity import event_id, mail_id
@@ -41,10 +42,13 @@ STAGE = Stage(
 )
 _ROW = {"type": b"gate", "version": b"1"}
 _EVENT = {"type": b"event", "version": b"1"}
+ERASURE = b"erasure"
+"""Type of an order to forget somebody (``schemas.erasure``)."""
 _Open = dict[str, list[Callable[[], None]]]
 """The keys of rows that are written and not acknowledged, and what waits for each."""
 PASSED = 100_000
 """Recipients whose mails of late are remembered, for what is not delivered yet. They take some 20 MB."""
+ERASED = "erased"
 LATELY = 30 * 86400.0
 LATEST = 1e11
 """Unix seconds beyond which no time is meant (the year 5138)."""
@@ -64,9 +68,11 @@ class Screen:
         screening: Screening | None = None,
         observe: Callable[[str, str], None] = lambda reason, action: None,
         consents: Consents | None = None,
+        names: Callable[[str], tuple[str, ...]] = lambda address: (),
     ) -> None:
         """``screening``: the rules for marketing mail, None for none. ``observe`` is called with the reason of a
-        rule and ``stop`` or ``warn``. ``consents``: None where no tenant asks for any."""
+        rule and ``stop`` or ``warn``. ``consents``: None where no tenant asks for any. ``names``
+        gives the keyed hashes of an address, where people were erased."""
         self._screening = screening
         self._observe = observe
         self._consents = consents
@@ -76,9 +82,11 @@ class Screen:
         self._suppressions = suppressions
         self._contacts = contacts
         self._rungs = rungs
+        self._names = names
         self._clock = clock
         self._state: dict[int, State] = {}
         self._open: dict[int, _Open] = {}
+        self._forgetting: dict[int, set[asyncio.Task[None]]] = {}
 
     async def assigned(self, partition: int) -> None:
         """Read the partition's rows to their end."""
@@ -88,6 +96,8 @@ class Screen:
     async def revoked(self, partition: int) -> None:
         """What was decided goes out first: a row that lands behind the next owner's reading could differ from
         what that one decides. The runner bounds the wait."""
+        for task in self._forgetting.pop(partition, ()):
+            task.cancel()  # the next owner does it
         try:
             while self._open.get(partition):
                 await asyncio.sleep(0.005)
@@ -101,11 +111,39 @@ class Screen:
         """Decide each record before the next one is looked at: rows are visible at once."""
         state = self._state[partition]
         now = self._clock()
+        erasures = []
         for ticket in tickets:
+            if ticket.record.headers.get("type") == ERASURE:
+                erasures.append(ticket)
+                continue
             try:
                 self._screen(ticket, state, partition, now)
             except (Reject, Malformed) as error:
                 ticket.reject(getattr(error, "reason", "") or getattr(error, "code", "bad"), error.detail)
+        if erasures:
+            for ticket in erasures:
+                ticket.keep()
+            task = asyncio.create_task(self._forget(erasures, state, partition))
+            self._forgetting.setdefault(partition, set()).add(task)
+            task.add_done_callback(self._forgetting[partition].discard)
+
+    async def _forget(self, tickets: Sequence[Ticket], state: State, partition: int) -> None:
+        """Delete the rows that name people who were erased. Who was is in the suppressions by now: of them no such
+        row is written any more. Beside the mail: going through all rows takes seconds where there are millions."""
+        people: dict[bytes, list[Ticket]] = {}
+        for ticket in tickets:
+            try:
+                people.setdefault(parse(ticket.record.value, Erasure).to.encode(), []).append(ticket)
+            except Malformed as error:
+                ticket.reject(error.code, error.detail)
+        await self._suppressions(partition).to_end()
+        for key in await state.keys(lambda key: key[:2] == b"c|" and _person(key) in people):
+            state.put(people[_person(key)][0], key, None)
+        for who in [who for who in self._passed if who.partition("|")[0].encode() in people]:
+            del self._passed[who]
+        for some in people.values():
+            for ticket in some:
+                ticket.done()
 
     def _screen(self, ticket: Ticket, state: State, partition: int, now: float) -> None:
         record = ticket.record
@@ -120,6 +158,8 @@ class Screen:
             if repeat(mail, row) == "again":
                 out = self._output(record, mail, row, partition, now)
                 lacking = [k for k in keys if state.get(k.encode()) is None] if missing(row, key) else []
+                if lacking and self._erased(mail, partition, now):
+                    lacking = []
                 return self._write(ticket, state, [replace(row, key=k) for k in lacking], out, key)
             # A refused send is a duplicate too: it may have been accepted, and called one, the first time.
             if mail.stream == "marketing" or key in keys:
@@ -127,7 +167,7 @@ class Screen:
         if other is not None:  # only now: what was decided about this very send comes first
             out = self._event(mail, "suppressed", repeat(mail, other), "", partition, now, other.origin)
             return self._write(ticket, state, [], out, other.key)
-        found = self._suppressions(partition).scan(mail.to.encode() + b"|")
+        found = rows_of(self._suppressions(partition), mail.to, self._names)
         rows = [parse(value, Suppression) for _, value in found]
         decision, reason = decide(mail, rows, self._settings, now)
         verdict, contact, agreed = PASS, None, self._agreed(mail, partition, now)
@@ -143,6 +183,8 @@ class Screen:
                     decision, reason = "suppressed", verdict.reason
             elif decision == "bounced":  # a mistyped domain often has no host: say what was meant
                 verdict = meant(mail.to, self._screening.lists.place(domain_of(mail.to)))
+        if reason == ERASED:
+            keys = (f"i|{mail.id}",)  # the other one would say the address again
         made = [row_for(key, mail, decision, reason, self._settings, now) for key in keys]
         self._write(
             ticket, state, made, self._output(record, mail, made[0], partition, now, verdict, contact, agreed)
@@ -152,6 +194,11 @@ class Screen:
         if self._consents is None or mail.stream != "marketing":
             return FREE
         return self._consents.of(mail.to, mail.tenant, mail.stream, partition, max(now, mail.not_before))
+
+    def _erased(self, mail: Candidate, partition: int, now: float) -> bool:
+        found = rows_of(self._suppressions(partition), mail.to, self._names)
+        rows = (parse(value, Suppression) for _, value in found)
+        return any(row.reason == ERASED and row.in_force(now) for row in rows)
 
     def _judge(
         self, mail: Candidate, contact: Known, tracked: bool, screening: Screening, now: float
@@ -259,6 +306,11 @@ class Screen:
             suggestion=suggestion,
         )
         return Out("mail-events", encode(event), _EVENT, event.id.encode(), partition)
+
+
+def _person(key: bytes) -> bytes:
+    """The address in a key of campaign x recipient."""
+    return key[2 : key.find(b"|", 2)]
 
 
 def letters(contact: Known) -> bytes:

@@ -62,6 +62,13 @@ class Asking:
         if answer.mail is not None:
             self._ask(ticket, event, answer, answer.mail, rule)
 
+    def forget(self, ticket: Ticket, to: str) -> None:
+        """Delete the rows of somebody who was erased. What is said about them later than that, and is not taken
+        back, never comes here."""
+        state = self._open[ticket.record.partition]
+        for key, _ in state.scan(f"{to}|".encode()):
+            state.put(ticket, key, None)
+
     def _ask(self, ticket: Ticket, event: MailEvent, answer: Answer, asked: Asked, rule: ConsentRule) -> None:
         until = asked.time + rule.hours * 3600.0
         if self._clock() >= until:

@@ -59,7 +59,7 @@ class Settings:
 def matters(event: MailEvent) -> bool:
     """Whether the event can change a row at all: most cannot, and need no look at the state."""
     match event.kind:
-        case "delivered" | "complained" | "unsubscribed" | "subscribed" | "blocked" | "released":
+        case "delivered" | "complained" | "unsubscribed" | "subscribed" | "blocked" | "released" | "erased":
             return bool(event.to)
         case "bounced" | "soft_bounced" | "deferred":
             return bool(event.to) and event.action in ("suppress", "soft")
@@ -116,7 +116,7 @@ def _leaves(event: MailEvent, reason: Literal["complaint", "unsubscribe"]) -> Su
 
 def _by_hand(event: MailEvent) -> Suppression:
     scope, reason = event.scope or "tenant", event.reason or "manual"
-    if scope not in SCOPES or reason not in REASONS or reason == "soft_bounces":
+    if scope not in SCOPES or reason not in REASONS or reason in ("soft_bounces", "erased"):
         raise Malformed(
             "bad_suppression", f"scope is one of {', '.join(SCOPES)}; reason of {', '.join(REASONS)}"
         )

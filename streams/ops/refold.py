@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from agents import Reject
+from agents.score import erased as score_erased
 from agents.score import policy as score
 from agents.screen.agent import candidate
 from agents.screen.policy import Candidate, keys_of, looked_up, missing
+from agents.suppress import erased
 from agents.suppress import policy as suppress
 from schemas.codec import Malformed, Record, decode, encode, parse
 from schemas.contact import Contact
+from schemas.erasure import Erasure
 from schemas.event import MailEvent, written
 from schemas.gate import GateRow
 from schemas.suppression import Suppression
 
 DAY = 86400.0
+Names = Callable[[str], tuple[str, ...]]
 Row = tuple[bytes, float]
 """(value as the file keeps it, Unix seconds until which; 0 = for ever)."""
 
@@ -56,8 +60,8 @@ class Told:
     def __init__(self) -> None:
         self._values: dict[bytes, list[bytes | None]] = {}
 
-    def put(self, key: bytes, value: bytes, sure: bool) -> None:
-        """``sure``: the event that it follows from is committed."""
+    def put(self, key: bytes, value: bytes | None, sure: bool) -> None:
+        """``value`` None: it was deleted. ``sure``: the event that it follows from is committed."""
         if sure:
             self._values[key] = [value]
         else:
@@ -72,10 +76,11 @@ class Told:
 
 
 class Suppressions(Told):
-    """``mail-suppressions`` from ``mail-events``."""
+    """``mail-suppressions`` from ``mail-events``. ``names`` gives the keyed hashes of an address."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
         super().__init__()
+        self._names = names
         self._rows: dict[str, dict[bytes, Suppression]] = {}
         self._settings = suppress.Settings()
 
@@ -84,34 +89,68 @@ class Suppressions(Told):
         event = _event(record)
         if event is None or not suppress.matters(event):
             return
-        rows = self._rows.setdefault(event.to, {})
+        rows, now = self._rows.setdefault(event.to, {}), written(record, event)
+        if event.kind == "erased":
+            mark, gone = erased.erase(event, list(rows.values()), self._names(event.to)[0], now)
+            for row in gone:
+                del rows[row.key]
+                self.put(row.key, None, sure)
+            return self._put(rows, mark, sure)
+        mark = erased.mark_among(list(rows.values()))
+        if erased.silent(event, mark, now):
+            return self._put(rows, erased.take_back(event, mark, now), sure)
         try:
-            found = suppress.decide(event, list(rows.values()), self._settings, written(record, event))
+            clear = [row for row in rows.values() if row is not mark]
+            found = suppress.decide(event, clear, self._settings, now)
         except Malformed:  # dead-lettered
             return
         for row in found:
+            self._put(rows, row, sure)
+
+    def _put(self, rows: dict[bytes, Suppression], row: Suppression | None, sure: bool) -> None:
+        if row is not None:
             rows[row.key] = row
             self.put(row.key, encode(row), sure)
 
 
 class Contacts(Told):
-    """``mail-contacts`` from ``mail-events``."""
+    """``mail-contacts`` from ``mail-events``. ``names`` gives the keyed hashes of an address."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
         super().__init__()
+        self._names = names
         self._rows: dict[bytes, Contact] = {}
+        self._marks: dict[str, Contact] = {}
         self._settings = score.Settings()
 
     def add(self, record: Record, sure: bool) -> None:
         """The next event."""
         event = _event(record)
-        if event is None or not score.matters(event):
+        if event is None:
+            return
+        now, mark = written(record, event), self._marks.get(event.to)
+        if event.kind in ("erased", "released") and event.to:
+            return self._erase(event, mark, sure, now)
+        if not score.matters(event) or score_erased.silent(event, mark, now):
             return
         key = Contact(tenant=event.tenant, to=event.to).key
-        contact = score.decide(event, self._rows.get(key), self._settings, written(record, event))
+        contact = score.decide(event, self._rows.get(key), self._settings, now)
         if contact is not None:
             self._rows[key] = contact
             self.put(key, encode(contact), sure)
+
+    def _erase(self, event: MailEvent, mark: Contact | None, sure: bool, now: float) -> None:
+        if event.kind == "released":
+            new = score_erased.take_back(event, mark, now)
+        else:
+            rows = [row for row in self._rows.values() if row.to == event.to]
+            new, gone = score_erased.erase(event, rows, mark, self._names(event.to)[0], now)
+            for row in gone:
+                del self._rows[row.key]
+                self.put(row.key, None, sure)
+        if new is not None:
+            self._marks[event.to] = new
+            self.put(new.key, encode(new), sure)
 
 
 def _event(record: Record) -> MailEvent | None:
@@ -137,6 +176,8 @@ class Gate:
         """Origins that a row once said pass of. Rows of two owners at once may differ, and the log decides."""
         self._first: dict[str, tuple[str, float, bool]] = {}
         self._topics: dict[str, str] = {}
+        self._erased: set[str] = set()
+        """Whose rows were deleted, and whose are written under their ids alone since."""
         self._copies: dict[str, set[tuple[str, str, float, float, str]]] = {}
 
     def row(self, record: Record) -> None:
@@ -153,6 +194,9 @@ class Gate:
 
     def enqueued(self, record: Record, sure: bool) -> None:
         """The next record of ``mail-enqueued`` or its twin, after all rows. ``sure``: it is committed."""
+        if record.headers.get("type") == b"erasure":
+            self._erased.add(parse(record.value, Erasure).to)
+            return
         try:
             mail = candidate(record)
         except (Reject, Malformed):  # dead-lettered
@@ -187,15 +231,21 @@ class Gate:
         for key, row in self.rows.items():
             origin = self._first.get(key, ("", 0.0, False))[0]
             copies = self._copies.get(row.origin)
-            if row.until < now or (copies is None and not whole):
+            if row.until < now or (copies is None and not whole) or row.reason == "erased":
                 continue
             if copies is None or (row.origin != origin and self._topics.get(key) != ""):
                 yield key, f"the row of {origin or 'no send'}", f"that of {row.origin}"
             elif not any(_follows(row, facts) for facts in copies):
                 yield key, f"what a copy of {row.origin} says", _told(row)
         for key, (origin, until, sure) in self._first.items():
+            if key[:2] == "c|" and key.split("|")[1] in self._erased:
+                continue
             if sure and key not in self.rows and until > now:
                 yield key, f"a row of {origin}", "none"
+
+    def erased(self, to: str) -> bool:
+        """Whether the rows of this recipient were deleted."""
+        return to in self._erased
 
     def knows(self, record: Record, gaps: bool) -> bool:
         """Whether gate one let this record of ``mail-screened`` pass. ``gaps``: compaction has taken rows."""

@@ -314,19 +314,22 @@ def export(
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
 
-    async def write() -> int:
-        count = 0
+    async def write() -> tuple[int, int]:
+        count = hashes = 0
         async for row in all_rows(settings):
-            if _matches(row, tenant, scope or "", stream, reason or "", now):
+            if row.reason == "erased":
+                hashes += 1
+            elif _matches(row, tenant, scope or "", stream, reason or "", now):
                 count += 1
                 until = utc(row.until).replace(" ", "T") if row.until else ""
                 writer.writerow(
                     (row.to, row.tenant, row.scope, row.stream, row.reason, until, f"event {row.origin}")
                 )
-        return count
+        return count, hashes
 
-    count = run(settings, write())
-    click.echo(f"{count:,} written", err=True)
+    count, hashes = run(settings, write())
+    left = f"; {hashes:,} people who were erased are known by a hash alone and left out" if hashes else ""
+    click.echo(f"{count:,} written{left}", err=True)
 
 
 @suppress.command("import")

@@ -107,6 +107,8 @@ def event_of(kind: Kind, address: str, wanted: Wanted, now: float) -> MailEvent:
         raise Malformed("bad_reason", f"reason must be one of {', '.join(REASONS)}")
     if kind == "blocked" and wanted.reason == "soft_bounces":
         raise Malformed("bad_reason", "soft bounces are counted, not set: give another reason")
+    if kind == "blocked" and wanted.reason == "erased":
+        raise Malformed("bad_reason", "people are erased by `mailsluice erase`")
     if wanted.scope == "stream" and not wanted.stream:
         raise Malformed("bad_scope", "scope stream needs the name of a stream, such as marketing")
     cause = f"{wanted.tenant}|{wanted.scope}|{wanted.stream}|{wanted.reason}|{now:.3f}"

@@ -6,6 +6,7 @@ enqueue, screen, render, sign, wait is run over all of them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -35,6 +36,7 @@ from schemas.codec import Record, encode, parse, registered
 from schemas.consent import StreamConsent
 from schemas.consent_rules import ConsentRule, ConsentRules
 from schemas.contact import Contact
+from schemas.erasure import Pseudonyms
 from schemas.event import MailEvent
 from schemas.inbound import inbound_headers
 from schemas.ladder import onto_ladder
@@ -215,8 +217,10 @@ async def suppress_reads_events(_: Path) -> None:
     asking = Asking(
         consents, rules, lambda link: TOKENS.confirm_url("https://t.acme.test", link), lambda: NOW
     )
-    agent = Suppress(states, suppress.Settings(), asking)
+    names = Pseudonyms([b"0" * 32]).of
+    agent = Suppress(states, suppress.Settings(), asking, names)
     await through(agent, STAGE["suppress"], examples("event", "mail-events"))
+    assert names("anna@example.org")[0] in {parse(raw, Suppression).to for raw in states.all[0].rows.values()}
     agreed = [parse(raw, StreamConsent) for raw in consents.all[0].rows.values()]
     assert {row.to for row in agreed} >= {"li.wei+shop@example.org"}
     assert {change.basis for row in agreed for change in row.changes} >= {"purchase", "double_opt_in"}
@@ -227,14 +231,33 @@ async def suppress_reads_events(_: Path) -> None:
         "complaint",
         "unsubscribe",
         "manual",
+        "erased",
     }
+
+
+async def screen_reads_erasures(_: Path) -> None:
+    rows = MemoryStates("mail-screen-log")
+    rows.all[0] = filled("mail-screen-log", "gate")
+    rows.all[0].rows[b"c|anna@example.org|acme|c"] = b"{}"
+    agent = screener(rows, MemoryState("mail-suppressions"), MemoryState("mail-contacts"))
+    await through(agent, STAGE["screen"], examples("erasure", "mail-enqueued"))
+    for _ in range(5):  # beside the mail
+        await asyncio.sleep(0)
+    assert b"c|anna@example.org|acme|c" not in rows.all[0].rows
+
+
+async def classify_reads_erasures(folder: Path) -> None:
+    agent = classifier(folder)
+    assert await through(agent, STAGE["classify"], examples("erasure", "mail-engagement")) == []
 
 
 async def score_reads_events(_: Path) -> None:
     states = MemoryStates("mail-contacts")
-    agent = Score(states, score.Settings())
+    agent = Score(states, score.Settings(), Pseudonyms([b"0" * 32]).of)
     await through(agent, STAGE["score"], examples("event", "mail-events"))
-    (contact,) = [parse(raw, Contact) for raw in states.all[0].rows.values()]
+    contacts = [parse(raw, Contact) for raw in states.all[0].rows.values()]
+    contact, mark = sorted(contacts, key=lambda row: row.erased)
+    assert mark.to[0] == "#"
     assert (contact.delivered, contact.opens, contact.clicks, contact.machine_opens) == (1, 1, 1, 1)
 
 
@@ -242,7 +265,8 @@ async def suppress_reads_its_consents(_: Path) -> None:
     consents = MemoryStates("mail-consents")
     consents.all[0] = filled("mail-consents", "consent")
     asking = Asking(consents, ConsentRules(), lambda link: "", lambda: NOW)
-    agent = Suppress(MemoryStates("mail-suppressions"), suppress.Settings(), asking)
+    names = Pseudonyms([b"0" * 32]).of
+    agent = Suppress(MemoryStates("mail-suppressions"), suppress.Settings(), asking, names)
     await through(agent, STAGE["suppress"], examples("event", "mail-events"))
     row = parse(consents.all[0].rows[b"li.wei@example.org|acme|marketing"], StreamConsent)
     assert (row.state, row.changes[0].source) == ("revoked", "one_click")
@@ -334,6 +358,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("screen", "suppression"): screen_reads_suppressions,
     ("screen", "consent"): screen_reads_consents,
     ("screen", "gate"): screen_reads_gate_rows,
+    ("screen", "erasure"): screen_reads_erasures,
     ("render", "accepted"): render_reads_accepted,
     ("sign", "mail"): sign_reads_mail,
     ("deliver", "mail"): deliver_reads_mail,
@@ -345,6 +370,7 @@ TABLE: dict[tuple[str, str], Callable[[Path], Awaitable[None]]] = {
     ("classify", "outcome"): classify_reads_outcomes,
     ("classify", "engagement"): classify_reads_engagement,
     ("classify", "inbound"): classify_reads_inbound,
+    ("classify", "erasure"): classify_reads_erasures,
     ("suppress", "event"): suppress_reads_events,
     ("suppress", "consent"): suppress_reads_its_consents,
     ("score", "event"): score_reads_events,

@@ -176,6 +176,6 @@ def test_schema_and_codec_take_the_same(name: str, value: dict[str, Any]) -> Non
 def test_all_registered_events_are_internal_or_described() -> None:
     assert {name for name, _ in registered()} - set(EVENTS) == {
         *("topology", "gate", "outcome", "engagement", "lane_report", "lane_policy"),
-        *("lease", "decision", "leader", "hold", "command", "lane_order", "campaign_gate"),
+        *("lease", "decision", "leader", "hold", "command", "lane_order", "campaign_gate", "erasure"),
         "replayed",
     }

@@ -133,13 +133,16 @@ def test_rows_that_wait_are_read_again_by_the_next_process(tmp_path):
         -1,
         "",
     )  # what a process finds whose predecessor was killed
-    first.apply("log", 3, [], [b"b"])
+    first.apply("log", 3, [(b"b", b"2", 0.0)])
     first.apply("log", 4, [(b"c", b"1", 0.0)], mark="n")  # five records: written
-    assert in_file(tmp_path) == ([b"1", None, b"1"], 4, "n")
-    first.apply("log", 5, [(b"a", b"2", 0.0)])
+    assert in_file(tmp_path) == ([b"1", b"2", b"1"], 4, "n")
+    first.apply("log", 6, [(b"a", b"2", 0.0)])
     assert in_file(tmp_path)[1] == 4
+    first.apply("log", 7, [], [b"b"])  # a deletion waits for nothing
+    assert in_file(tmp_path)[1] == 7
+    first.apply("log", 8, [(b"c", b"2", 0.0)])
     first.close()
-    assert in_file(tmp_path) == ([b"2", None, b"1"], 5, "")
+    assert in_file(tmp_path) == ([b"2", None, b"2"], 8, "")
 
 
 def in_file(tmp_path):
@@ -205,3 +208,47 @@ def test_a_sieve_lets_little_through_at_its_capacity():
     assert sum(one in sieve for one in hashes[sieve.capacity :]) < 0.02 * sieve.capacity
     sieve.add(1)
     assert sieve.full
+
+
+def test_what_was_deleted_is_nowhere_in_the_file(tmp_path):
+    store = Store(tmp_path / "s", "one", head=first_word, hold=10)
+    rows = [(f"p{n}@b.example|shop".encode(), b'{"to":"p%d@b.example"}' % n, 0.0) for n in range(500)]
+    store.apply("log", 500, rows)
+    store.flush()
+    assert b"p77@b.example" in everything(tmp_path)
+    store.apply("log", 501, [], [b"p77@b.example|shop"])
+    assert b"p77@b.example" not in everything(tmp_path)  # while it is open
+    assert b"p78@b.example" in everything(tmp_path)
+    store.close()
+    assert b"p77@b.example" not in everything(tmp_path)
+
+
+def everything(tmp_path):
+    return b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_it_knows_whether_anybody_was_erased(tmp_path):
+    store = Store(tmp_path / "s", "one", head=first_word, hold=10)
+    store.apply("log", 1, [(b"a@b.example|shop", b"1", 0.0)])
+    assert not store.hashed
+    store.apply("log", 2, [(b"#01234567.ff||global", b"1", 0.0), (b"#89abcdef.00||global", b"1", 0.0)])
+    assert store.hashed
+    store.close()
+    again = Store(tmp_path / "s", "one", head=first_word)
+    assert again.hashed
+    assert again.hash_keys() == {"01234567", "89abcdef"}
+    plan = again._db.execute(f"EXPLAIN QUERY PLAN SELECT 1 FROM rows WHERE {module._HASHED}").fetchall()
+    assert "rows_hashed" in plan[0][3]  # not by reading millions of rows at each start
+    again.begin_anew()
+    assert not again.hashed
+
+
+def test_keys_come_in_parts_also_those_that_are_written_meanwhile(tmp_path):
+    store = Store(tmp_path / "s", "one", hold=1000)
+    store.apply("log", 30, [(b"%d" % n, b"1", 0.0) for n in range(30)])
+    first, after = store.some_keys(0, 20)
+    store.apply("log", 31, [(b"new", b"1", 0.0)])
+    second, after = store.some_keys(after, 20)
+    assert (len(first), second[-1]) == (20, b"new")
+    assert sorted(first + second) == sorted([b"%d" % n for n in range(30)] + [b"new"])
+    assert store.some_keys(after, 20) == ([], after)

@@ -80,6 +80,21 @@ class MemoryState:
         self.partition = partition
         self.rows: dict[bytes, bytes] = {}
         self.reads = 0
+        self.ended = 0
+        """How often somebody waited for its end."""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether anybody was erased."""
+        return any(key.startswith(b"#") for key in self.rows)
+
+    async def to_end(self) -> None:
+        """It is always there."""
+        self.ended += 1
+
+    async def keys(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
+        """Every key that is wanted."""
+        return [key for key in self.rows if wanted(key)]
 
     def get(self, key: bytes) -> bytes | None:
         """The value under ``key``, or None."""

@@ -178,6 +178,8 @@ class BrokerTicket(FakeTicket):
 class TailState:
     """A partition's state as the runner gives it: own writes at once, rows from the log's tail."""
 
+    hashed = False
+
     def __init__(self, topic: str, partition: int, broker: Broker, reduce: Callable[[bytes], bytes]) -> None:
         self.topic, self.partition, self.broker = topic, partition, broker
         self.own: dict[bytes, bytes] = {}
@@ -236,6 +238,13 @@ class Suppressed:
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         return sorted((key, value) for key, value in self.rows.items() if key.startswith(prefix))
+
+    @property
+    def hashed(self) -> bool:
+        return any(key.startswith(b"#") for key in self.rows)
+
+    async def to_end(self) -> None:
+        pass
 
     def fresh(self, seconds: float) -> bool:
         assert seconds <= 2.0

@@ -15,6 +15,7 @@ from agents.shape.check import refused
 from agents.shape.figures import Limits, Settings
 from schemas.codec import Record, encode, parse
 from schemas.engagement import Engagement
+from schemas.erasure import Erasure
 from schemas.event import MailEvent
 from schemas.identity import partition_of
 from schemas.inbound import inbound_headers
@@ -23,6 +24,7 @@ from schemas.outcome import Outcome
 from schemas.reply import load_rules
 from schemas.token import Tokens
 from tests.support.agents import FakeTicket
+from tests.support.agents import record as record_of
 
 RULES = load_rules((resources.files("schemas") / "replies.toml").read_text("utf-8"))
 TOKENS = Tokens([b"a secret of sixteen bytes or more"])
@@ -433,3 +435,29 @@ async def test_a_complaint_about_a_mail_that_is_no_longer_remembered_reaches_its
     assert gates.kept["t1/c1"].complaints == 1
     # Deliver knows where its mail went.
     assert refused(replace(report, kind="delivery")) == "provider and source must be named"
+
+
+async def test_whose_mail_it_was_is_forgotten_when_suppress_says_so(tmp_path):
+    agent = Classify(RULES, lambda p: SqliteBook(tmp_path / "b"), lambda: 1e9, TOKENS)
+    await agent.assigned(0)
+    mails = [f"{n:032x}" for n in range(2)]
+    people = ["anna@example.org", "eve@example.org"]
+    delivered = [
+        FakeTicket(
+            record_of(Outcome(id=id, state="delivered", attempt=1, to=to, time=1e9), topic="mail-outcomes")
+        )
+        for id, to in zip(mails, people, strict=True)
+    ]
+    await agent.batch(delivered, 0)
+    order = FakeTicket(record_of(Erasure(id="e", to=people[0]), topic="mail-engagement"))
+    await agent.batch([order], 0)
+    assert order.committable
+    assert order.outs == []
+    opened = [
+        FakeTicket(
+            record_of(Engagement(kind="opened", mail=id, tenant="t", campaign="c"), topic="mail-engagement")
+        )
+        for id in mails
+    ]
+    await agent.batch(opened, 0)
+    assert [parse(ticket.outs[0].value, MailEvent).to for ticket in opened] == ["", people[1]]
