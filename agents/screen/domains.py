@@ -52,14 +52,14 @@ class Lists:
     def _look(self, domain: str) -> Place:
         if domain in self.allowed:
             return _PLAIN
-        above = domain
+        above, disposable = domain, False
         while above.count("."):
-            if above in self.disposable:
-                return Place(disposable=True)
+            disposable = disposable or above in self.disposable
             above = above.partition(".")[2]
         meant = self.mistyped.get(domain, "")
         if not meant:
             name, _, ending = domain.rpartition(".")
             if name in self.names and ending in self.endings:
                 meant = f"{name}.{self.endings[ending]}"
-        return Place(meant=meant) if meant else _PLAIN
+        # Some mistyped names are also sold as disposable ones: what was meant is worth knowing all the same.
+        return Place(disposable, meant) if meant or disposable else _PLAIN
