@@ -71,8 +71,12 @@ async def _drain(
             # Retention took the head of the log while we came: what is left begins later.
             gone = [tp for tp in error.args[0] if tp in at]
             for tp, first in (await reader.beginning_offsets(gone)).items():
-                at[tp] = max(at[tp], first)
-                reader.seek(tp, at[tp])
+                if at[tp] > first:  # not the head: we were told to begin behind the end
+                    open_tps.discard(tp)
+                    reader.pause(tp)
+                else:
+                    at[tp] = first
+                reader.seek(tp, first)
             continue
         for tp, messages in found.items():
             topic, partition = tps[tp]

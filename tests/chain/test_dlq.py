@@ -50,12 +50,12 @@ async def dead(story, count):
         await asyncio.sleep(0.3)
 
 
-async def call(story, *arguments, secret=True, code=0):
+async def call(story, *arguments, secret=True, code=0, command="dlq"):
     settings = story.scene.settings
     environment = {"MAILSLUICE_BROKER": settings.broker, "MAILSLUICE_PREFIX": settings.prefix,
                    "MAILSLUICE_BROKER_IDEMPOTENT": "01"[settings.broker_idempotent],
                    "MAILSLUICE_SECRET": settings.secret if secret else ""}  # fmt: skip
-    found = await asyncio.to_thread(CliRunner().invoke, main, ["dlq", *arguments], env=environment)
+    found = await asyncio.to_thread(CliRunner().invoke, main, [command, *arguments], env=environment)
     assert found.exit_code == code, (found.output, found.exception)
     return found.output
 
@@ -96,6 +96,8 @@ async def test_what_died_in_every_stage_is_replayed_and_delivered_once(buggy):
         "seconds": 0, "dead_lettered": 0, "delivered": 7
     }, (after.as_dict(), story.logs())  # fmt: skip
 
+    assert "says that it is a dead letter" in await call(story, command="audit", secret=False, code=1)
+    assert "the books balance" in await call(story, command="audit")
     rows = lines(await call(story, "list", "--json"))
     assert all(row["replayed_by"] == "ops" for row in rows)
     nothing = await call(story, "replay", "--all", *WHY, code=1)

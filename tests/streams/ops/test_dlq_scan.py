@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def name(n: int) -> str:
 def mail(n: int, tenant: str = "acme", **headers: bytes) -> Out:
     """The dead letter of a mail that died in render."""
     found = {"type": b"accepted", "id": name(n).encode(), "origin": b"mail-sends/0/%d/1/0" % n, "attempt": b"2",
-             "tenant": tenant.encode(), "campaign": b"c", "to": b"anna@example.org", "received": b"1799990000"}  # fmt: skip
+             "tenant": tenant.encode(), "campaign": b"c", "to": b"anna@example.org", "received": b"%d" % (time.time() - 10)}  # fmt: skip
     record = Record("mail-screened", n % PARTITIONS, n, 0, b"k", b"body \x1b[2J %d" % n, found | headers)
     return dead_letter(record, "render", "bug", "ZeroDivisionError: eh", NOW + n)
 
@@ -48,8 +49,8 @@ def row(n: int, state: Any, attempt: int, final: bool = False) -> Out:
 
 
 @pytest.fixture
-async def settings(embedded_broker: Broker, prefix: str) -> Settings:
-    return await applied(embedded_broker, prefix)
+async def settings(broker: Broker, prefix: str) -> Settings:
+    return await applied(broker, prefix)
 
 
 async def call(settings: Settings, *arguments: str, code: int = 0) -> str:
@@ -177,6 +178,7 @@ async def test_people_see_a_table_and_the_letter_whole_but_nothing_that_moves_th
     assert (tmp_path / "x").read_bytes() == b"\x00\xff"
     assert "more than one" in await call(settings, "dlq", "show", "--stage", "render", "--raw", "-", code=1)
     assert "no such letter" in await call(settings, "dlq", "show", "mail-dlq@99", code=1)
+    assert "no such letter" in await call(settings, "dlq", "show", "mail-inbound-dlq@7", code=1)
     refused = await call(settings, "dlq", "replay", "--topic", "mail-campaigns", *WHY, code=1)
     assert refused == (
         "mail-campaigns-dlq@0 is not replayed: its newest record counts: whoever owns it publishes it again\n"
