@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import aclosing
@@ -20,6 +21,8 @@ from streams.settings import Settings
 
 TOLD = 30
 """Refusals that are named one by one; ``--json`` names all."""
+QUIET = 10.0
+"""Seconds after which a replay says how far it is."""
 NAME = re.compile(r"(mail-[a-z-]+)@(\d{1,18})")
 
 
@@ -229,7 +232,8 @@ def replay_letters(
     duplicate; a mail behind enqueue asks for its next attempt, which gate two lets pass once. Refused, each
     with the reason: what was cut, what has expired, mails that ended, whose last attempt may have arrived
     (unknown), or that were intended under at-most-once, and campaigns, which their owners publish again. What
-    was replayed before is left out. With --json one line for each letter, the counts last.
+    was replayed before is left out. With --json one line for each letter, and the counts last, when the broker
+    has acknowledged all of them.
 
     \b
     Example: mailsluice dlq replay --stage enqueue --reason bug --why "fixed in 1.4.2" --rate 20/s
@@ -241,17 +245,7 @@ def replay_letters(
         raise click.UsageError("say which letters: by name (mail-sends-dlq@17), by the options, or --all")
     if not (why or dry_run):
         raise click.UsageError("--why is missing: one sentence for the audit")
-    told = 0
-
-    def tell(letter: Letter, what: str, detail: str) -> None:
-        nonlocal told
-        refused = what != "replayed"
-        if as_json:
-            done = {"refused": what, "why": detail} if refused else {"replayed": not dry_run}
-            echo_json({"letter": letter.name, **done})
-        elif refused and (told := told + 1) <= TOLD:
-            click.echo(clean(f"{letter.name} is not replayed: {detail}", 300))
-
+    tell = _Teller(as_json, dry_run)
     counts = run(
         settings,
         replay(
@@ -261,8 +255,30 @@ def replay_letters(
     if as_json:
         echo_json({"counts": dict(counts), "dry_run": dry_run})
     else:
-        _print_counts(counts, told, dry_run)
+        _print_counts(counts, tell.refused, dry_run)
     raise SystemExit(0 if counts["replayed"] == counts["selected"] > 0 else 1)
+
+
+class _Teller:
+    """Tells what becomes of each letter: all as JSON, else the first refusals, and how far it is."""
+
+    def __init__(self, as_json: bool, dry: bool) -> None:
+        self._as_json, self._dry = as_json, dry
+        self._quiet = time.monotonic() + QUIET
+        self.refused = self.seen = 0
+
+    def __call__(self, letter: Letter, what: str, why: str) -> None:
+        self.seen += 1
+        refused = what != "replayed"
+        self.refused += refused
+        if self._as_json:
+            done = {"refused": what, "why": why} if refused else {"replayed": not self._dry}
+            echo_json({"letter": letter.name, **done})
+        elif refused and self.refused <= TOLD:
+            click.echo(clean(f"{letter.name} is not replayed: {why}", 300))
+        if time.monotonic() > self._quiet:
+            self._quiet = time.monotonic() + QUIET
+            click.echo(f"{self.seen:,} letters so far", err=True)
 
 
 def _print_counts(counts: Counter[str], told: int, dry: bool) -> None:

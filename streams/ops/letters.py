@@ -20,7 +20,7 @@ READ_BY = {topic: stage.name for stage in STAGES for topic in stage.topics}
 """Topics that a stage consumes, and so all in which a record can die. (Of mail-events, the last stage.)"""
 FLOW = ("mail-enqueued", "mail-screened", "mail-rendered", "mail-lane-", "mail-wait-")
 """How the topics begin whose records are a mail at an attempt, with a gate ahead."""
-STATE = frozenset({"mail-campaigns"})
+STATE = frozenset(topic.name for topic in TOPICS if topic.kept == "compact")
 """Topics whose newest record counts: a replay could put an old one over it."""
 _TOLD = {"mail-outcomes": "id", "mail-events": "mail", "mail-engagement": "mail"}
 """Topics whose JSON says what other records say in headers, and where it has the mail's id."""
