@@ -110,40 +110,34 @@ def _read(rules: Rules, whose: str, about_us: bool, code: str, enhanced: str, te
     if code and (f" {code}-" in text or f" {code} " in text):  # several lines that somebody joined
         text = text.replace(f" {code}-{enhanced} ", " ").replace(f" {code} {enhanced} ", " ")
     about_us = about_us or bool(_IN_REPLY_TO.search(text))
-    whose = whose or _hinted(rules, text)
-    decision, rule, pattern, certain = _decide(rules, whose, code, enhanced, text)
+    met = rules.met(text)
+    whose = whose or rules.hinted(met, text)
+    # The path of a link says nothing of an address: help pages are about unknown users and spam alike.
+    worded = _URL.sub(r"\1", text) if "://" in text or "www." in text else text
+    decision, rule, pattern, certain = _decide(rules, whose, code, enhanced, text, worded, met)
     permanence = _PERMANENCE.get((code or enhanced)[:1], "unknown")
-    klass, scope, action = _bounded(rules, decision, permanence, about_us, code, "" if certain else text)
+    # A refusal of an address is looked at again: what names a block, a policy or a throttle is about us.
+    blocked = decision[2] in ("suppress", "soft") and not certain and rules.names_block(met, worded)
+    klass, scope, action = _bounded(decision, permanence, about_us, code, blocked)
     return Meaning(klass, scope, permanence, action, rule, int(code or 0), enhanced), pattern
-
-
-def _hinted(rules: Rules, text: str) -> str:
-    for hint in rules.hints:
-        if any(map(text.__contains__, hint.any)):
-            return hint.provider
-    return ""
 
 
 _Found = tuple[Decision, str, "re.Pattern[str] | None", bool]
 
 
-def _decide(rules: Rules, provider: str, code: str, enhanced: str, text: str) -> _Found:
-    tail = enhanced[2:]
-    worded = _URL.sub(r"\1", text) if "://" in text or "www." in text else text
-    for one in rules.of(provider, code).for_text(text):
-        if one.codes and enhanced not in one.codes and tail not in one.codes:
-            continue
-        rule = one.rule
-        # The path of a link says nothing of an address: help pages are about unknown users and spam alike.
-        look = worded if rule.action in ("suppress", "soft") and not rule.provider else text
+def _decide(
+    rules: Rules, provider: str, code: str, enhanced: str, text: str, worded: str, met: int
+) -> _Found:
+    for one in rules.candidates(met, provider, code, enhanced):
+        look = worded if one.without_links else text
         if one.any and not any(map(look.__contains__, one.any)):
             continue
         if one.none and any(map(text.__contains__, one.none)):
             continue
         if one.pattern is not None and one.pattern.search(look) is None:
             continue
-        names = one.pattern if one.pattern is not None and one.pattern.groups else None
-        return (rule.klass, rule.scope, rule.action), rule.name, names, rule.certain
+        return one.decision, one.rule.name, one.pattern if one.names else None, one.rule.certain
+    tail = enhanced[2:]
     subject = tail.partition(".")[0]
     if enhanced:
         for key in (enhanced, tail, f"{enhanced[:2]}{subject}.*", subject):
@@ -162,25 +156,21 @@ def _names(pattern: re.Pattern[str], reply: str) -> tuple[tuple[str, str], ...]:
 
 
 def _bounded(
-    rules: Rules, decision: Decision, permanence: Permanence, about_us: bool, code: str, text: str
+    decision: Decision, permanence: Permanence, about_us: bool, code: str, blocked: bool
 ) -> Decision:
-    """The decision within what its code, its phase and its wording allow."""
+    """The decision within what its code, its phase and its wording (``blocked``) allow."""
     klass, scope, action = decision
     if action == "suppress" and permanence == "transient":
         return klass, scope, "retry"
     if action in ("suppress", "soft") and (about_us or code.startswith("53")):
         return "refused", "domain", "retry" if permanence == "transient" else "hold"
-    if action in ("suppress", "soft") and permanence != "transient" and _names_block(rules, text):
+    if blocked and permanence != "transient":
         return "policy", "domain", "hold"
     if action == "suppress" and permanence == "unknown":
         return klass, scope, "soft"
     if action == "retry" and permanence == "permanent":
         return klass, scope, "hold"
     return klass, scope, action
-
-
-def _names_block(rules: Rules, text: str) -> bool:
-    return rules.guard.search(_URL.sub(r"\1", text)) is not None
 
 
 # --- loading ---------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ Pure. The text of a replies.toml is passed in.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from tomllib import TOMLDecodeError, loads
 from typing import Any, Literal
 
 import msgspec
 
+from schemas.reply_index import Index
 from schemas.reply_text import folded
 
 Scope = Literal["", "address", "domain", "source", "dkim", "content", "config"]
@@ -66,47 +66,19 @@ Decision = tuple[str, Scope, Action]
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
-    """A rule as it is tried: its texts folded, its codes spelled out, its pattern compiled."""
+    """A rule as it is tried: its texts folded, its codes spelled out, its pattern compiled.
+
+    ``without_links``: it is tried without the paths of links. ``names``: its pattern names the guilty.
+    """
 
     rule: Rule
+    decision: Decision
+    without_links: bool
+    names: bool
     codes: frozenset[str]
     any: tuple[str, ...]
     none: tuple[str, ...]
     pattern: re.Pattern[str] | None
-
-
-class Choice:
-    """The rules that can hold for a provider and a basic code, in order, and which texts can meet which.
-
-    A literal of three letters or more can only stand in a text that has each three letters of it: the
-    index holds those of each literal that are rarest, so that one look at a text leaves a few rules.
-    """
-
-    def __init__(self, ready: Sequence[Ready]) -> None:
-        self._ready = tuple(ready)
-        common: Counter[str] = Counter()
-        for one in ready:
-            for fixture in one.rule.fixtures:
-                common.update(_threes(folded(fixture)))
-        self._always: set[int] = set()
-        index: dict[str, set[int]] = {}
-        for number, one in enumerate(ready):
-            if not one.any or min(map(len, one.any)) < 3:
-                self._always.add(number)
-                continue
-            for text in one.any:
-                rarest = min(sorted(_threes(text)), key=common.__getitem__)
-                index.setdefault(rarest, set()).add(number)
-        self._index = {key: frozenset(numbers) for key, numbers in index.items()}
-
-    def for_text(self, text: str) -> list[Ready]:
-        """The rules whose literals can stand in the text, in order."""
-        met = self._always.union(*(self._index[key] for key in self._index.keys() & _threes(text)))
-        return [self._ready[number] for number in sorted(met)]
-
-
-def _threes(text: str) -> set[str]:
-    return {text[at : at + 3] for at in range(len(text) - 2)}
 
 
 class Rules:
@@ -128,42 +100,110 @@ class Rules:
         self.basic = basic
         self.version = version
         self.sources = sources or {}
-        self.guard = re.compile("|".join(map(folded_pattern, guard)) or r"(?!)", re.ASCII)
-        self._ready = tuple(
-            Ready(
-                rule,
-                _codes(rule.enhanced),
-                tuple(map(folded, rule.any)),
-                tuple(map(folded, rule.none)),
-                re.compile(folded_pattern(rule.pattern)) if rule.pattern else None,
-            )
-            for rule in rules
-        )
-        self._chosen: dict[tuple[str, str], Choice] = {}
-        self._choices: dict[tuple[str, str], Choice] = {}
+        self.guard = tuple(re.compile(folded_pattern(pattern), re.ASCII) for pattern in guard)
+        self._ready = tuple(_ready(rule) for rule in rules)
+        # A provider's own rules come first: so a rule's number is its turn.
+        self._ready = tuple(sorted(self._ready, key=lambda one: not one.rule.provider))
+        self._fits: dict[tuple[str, str], int] = {}
         self._providers = {name for rule in rules for name in rule.provider}
-        self._prefixes = tuple(sorted({code for rule in rules for code in rule.codes}))
+        self._coded: dict[str, int] = {}
+        """By enhanced code, or its last two parts: the rules that ask for it."""
+        self._uncoded = 0
+        self._fill_index()
         self.known: dict[Any, Any] = {}
         """Memory of ``schemas.reply.classify``: wording -> meaning."""
 
-    def of(self, provider: str, code: str) -> Choice:
-        """The rules that can hold for a provider's replies with this basic code, in order."""
+    def _fill_index(self) -> None:
+        """A bit for each rule's literals, one for its pattern, then those of the hints and of the guard."""
+        texts = [folded(fixture) for rule in self.rules for fixture in rule.fixtures]
+        self._index = index = Index(texts)
+        self._count = count = len(self._ready)
+        for number, one in enumerate(self._ready):
+            bit = 1 << number
+            if one.any:
+                index.add(bit, one.any)
+            else:
+                index.always(bit)
+            if one.pattern is not None:
+                index.add_pattern(bit << count, one.pattern.pattern)
+            else:
+                index.always(bit << count)
+            for code in one.codes:
+                self._coded[code] = self._coded.get(code, 0) | bit
+            self._uncoded |= 0 if one.codes else bit
+        self._all = (1 << count) - 1
+        for number, hint in enumerate(self.hints):
+            index.add(1 << 2 * count + number, hint.any)
+        self._guarded = 2 * count + len(self.hints)
+        for number, pattern in enumerate(self.guard):
+            index.add_pattern(1 << self._guarded + number, pattern.pattern)
+
+    def met(self, text: str) -> int:
+        """What of rules, hints and guard a text can meet, for the three below."""
+        return self._index.met(text)
+
+    def hinted(self, met: int, text: str) -> str:
+        """The provider whose tokens a text has, or empty."""
+        bits = met >> 2 * self._count
+        for number, hint in enumerate(self.hints) if bits else ():
+            if bits >> number & 1 and any(map(text.__contains__, hint.any)):
+                return hint.provider
+        return ""
+
+    def names_block(self, met: int, text: str) -> bool:
+        """Whether the guard finds a block, a policy or a throttle in a text."""
+        bits = met >> self._guarded
+        while bits:
+            low = bits & -bits
+            number = low.bit_length() - 1
+            if number >= len(self.guard):
+                return False
+            if self.guard[number].search(text) is not None:
+                return True
+            bits ^= low
+        return False
+
+    def candidates(self, met: int, provider: str, code: str, enhanced: str) -> Iterator[Ready]:
+        """The rules that can hold, in order: a provider's own first."""
+        met = met & met >> self._count & self._all & self._fitting(provider, code)
+        if enhanced:
+            met &= self._uncoded | self._coded.get(enhanced, 0) | self._coded.get(enhanced[2:], 0)
+        else:
+            met &= self._uncoded
+        while met:
+            low = met & -met
+            yield self._ready[low.bit_length() - 1]
+            met ^= low
+
+    def _fitting(self, provider: str, code: str) -> int:
+        """The rules for a provider's replies with this basic code."""
         own = provider if provider in self._providers else ""
-        found = self._chosen.get((own, code))
+        code = code[:3]
+        found = self._fits.get((own, code))
         if found is None:
-            found = self._chosen[own, code] = self._choice(own, code)
+            found = 0
+            for number, one in enumerate(self._ready):
+                rule = one.rule
+                if (not rule.provider or (own and own in rule.provider)) and (
+                    not rule.codes or code.startswith(rule.codes)
+                ):
+                    found |= 1 << number
+            self._fits[own, code] = found
         return found
 
-    def _choice(self, own: str, code: str) -> Choice:
-        # Codes that differ in no rule share a choice: strangers may send any.
-        begins = ",".join(prefix for prefix in self._prefixes if code.startswith(prefix))
-        found = self._choices.get((own, begins))
-        if found is None:
-            mine = [one for one in self._ready if own and own in one.rule.provider]
-            anyone = [one for one in self._ready if not one.rule.provider]
-            fits = [one for one in mine + anyone if not one.rule.codes or code.startswith(one.rule.codes)]
-            found = self._choices[own, begins] = Choice(fits)
-        return found
+
+def _ready(rule: Rule) -> Ready:
+    pattern = re.compile(folded_pattern(rule.pattern)) if rule.pattern else None
+    return Ready(
+        rule,
+        (rule.klass, rule.scope, rule.action),
+        rule.action in ("suppress", "soft") and not rule.provider,
+        pattern is not None and pattern.groups > 0,
+        _codes(rule.enhanced),
+        tuple(map(folded, rule.any)),
+        tuple(map(folded, rule.none)),
+        pattern,
+    )
 
 
 def folded_pattern(pattern: str) -> str:

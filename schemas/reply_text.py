@@ -9,6 +9,7 @@ import binascii
 import re
 import unicodedata
 from contextlib import suppress
+from functools import lru_cache
 
 LONGEST = 4096
 """Characters of a reply that are looked at (RFC 5321 allows 512 octets a line, any number of lines)."""
@@ -64,6 +65,7 @@ _VARIES = re.compile(
     r"|\d{4}-\d\d-\d\dt[\d:.]{5,20}z?|(?<!as\()(?<![0-9a-z_-])\d{6,20}(?![0-9a-z_-])"
     r"|(?<![0-9a-z_-])(?!ofr|lpn|sfr)(?=[a-z_-]{0,40}\d[a-z_-]{0,40}\d)[0-9a-z_-]{10,}+"
 )
+_MAY_VARY = re.compile(r"[\d:]")
 _TYPED = str.maketrans({"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "\u00a0": " ", "\u3000": " "})
 
 
@@ -98,7 +100,13 @@ def _bare(word: str) -> str:
     """A word of lower case without addresses, IP addresses and queue ids."""
     if "@" in word:
         word = "@" if len(word) > 320 else _ADDRESS.sub("@", word)
-    return _VARIES.sub("#", word) if 6 < len(word) <= 320 else word
+    return _unvaried(word) if 6 < len(word) <= 320 else word
+
+
+@lru_cache(maxsize=20_000)
+def _unvaried(word: str) -> str:
+    # Most words are met again and again; without a digit or a colon there is nothing in them that varies.
+    return word if _MAY_VARY.search(word) is None else _VARIES.sub("#", word)
 
 
 def plain(text: str) -> str:

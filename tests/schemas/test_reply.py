@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.reply import Meaning, classify, dead_fixtures, load_rules, plain, read_codes
-from schemas.reply_rules import Action, RulesError, Scope, fixtures
+from schemas.reply_index import anchors
+from schemas.reply_rules import Action, Rules, RulesError, Scope, fixtures, read_rules
 
 TEXT = (resources.files("schemas") / "replies.toml").read_text("utf-8")
 RULES = load_rules(TEXT)
@@ -388,3 +389,59 @@ def test_all_faults_are_named_at_once():
     with pytest.raises(RulesError) as error:
         load_rules(TOP + rule(name='"a"', fixtures="[]") + "\n" + rule(name='"b"', pattern="'['"))
     assert len(str(error.value).splitlines()) == 2
+
+
+WORDS = sorted(
+    {word for rule in RULES.rules for text in (*fixtures(rule), *rule.any) for word in text.split()}
+)
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=6)), max_size=14),
+    st.sampled_from(["", "550", "5.1.1", "550 5.7.1", "421 4.7.0", "554 5.0.0", "452-4.2.2"]),
+    st.sampled_from([" ", " ", ". ", "-", ""]),
+    st.sampled_from(["", "google", "microsoft365", "orange", "yahoo"]),
+)
+def test_what_the_index_leaves_out_could_not_have_held(words, codes, between, provider):
+    reply = f"{codes} {between.join(words)}"
+    assert classify(RULES, reply, provider=provider) == classify(EVERY, reply, provider=provider)
+
+
+def test_the_index_leaves_out_nothing_of_any_fixture():
+    for rule in RULES.rules:
+        for reply in fixtures(rule):
+            for provider in ("", *rule.provider):
+                assert classify(RULES, reply, provider=provider) == classify(EVERY, reply, provider=provider)
+
+
+class _Every(Rules):
+    """Rules whose index finds that any text can meet everything."""
+
+    def met(self, text):
+        return (1 << 5000) - 1
+
+
+EVERY = read_rules(TEXT)
+EVERY.__class__ = _Every
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("abc", {"abc"}),
+        ("abcd?", {"abc"}),
+        ("ab?c", None),
+        (r"\bspam(?:ming|mers?)?\b", {"spam"}),
+        (r"(?:user|account) (?:unknown|not found)", {"unknown", "not found"}),
+        ("foo|(?!bar)baz", {"foo", "baz"}),
+        ("foobar|x+", None),
+        (r"(?<!not )listed (?P<ip>[0-9.]+)", {"listed "}),
+        (r"a\.bc[xyz]{2}longer+ly", {"longer"}),
+        ("(?:abc){0,2}x", None),
+        ("xyz+", {"xyz"}),
+        ("", None),
+    ],
+)
+def test_literals_that_a_pattern_needs(pattern, wanted):
+    found = anchors(pattern)
+    assert (set(found) if found is not None else None) == wanted
