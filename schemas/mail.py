@@ -19,6 +19,8 @@ change what they must, so that nobody parses a body to route it.
 ``host``       absent, or why the domain takes no mail: null_mx | no_domain (screen bounces it)
 ``consent``    letters: o (opens), c (clicks) may be tracked
 ``return_path``  VERP envelope sender, set by render; ``dkim`` the d= domain, set by sign
+``cohort``     0 .. 4, of marketing mail, set by screen: the recipient clicked within 30 days | opened within
+               30 | either within 90 | is new, or cannot be seen to read | is silent
 ``author``     the address in the From field, in lower case, set by sign: limits go by it
 ``guarantee``  at_most_once, or absent
 ``note``       gmail_clips where render found HTML so long that Gmail cuts it; else absent
@@ -27,7 +29,9 @@ change what they must, so that nobody parses a body to route it.
 ``reply``      what the last attempt was told, at most 500 characters; absent before the second
 ``from``       the source that greylisting knows the mail from: it is tried from there first; else absent
 ``next``       on the ladder: the topic that the record goes to when due; ``due`` Unix seconds
-``held``       on the ladder: for whose pause it waits (campaign | tenant | lane); absent = for its time
+``held``       on the ladder: for what it waits: somebody's pause (campaign | tenant | lane | canary), its turn
+               while its lane is in warm-up (warmup), the end of a gate on complaints (engaged); absent = for
+               its time
 ``tried``      the source of the last attempt, from the second attempt on
 ``sources``    sources by which alone it may leave, separated by commas (`queue move`); absent = any
 ``traceparent``  W3C trace context, passed on as it came

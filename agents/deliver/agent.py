@@ -141,6 +141,7 @@ class Deliver:
             monotonic=monotonic,
             holds=self._holds,
             weight=self._weight,
+            soonest=rungs[0].seconds,
         )
 
     # -- ownership
@@ -199,11 +200,14 @@ class Deliver:
 
     def _take(self, mail: Mail, state: State) -> None:
         ticket = mail.ticket
-        if mail.id in self._mails:
+        other = self._mails.get(mail.id)
+        if other is not None:
+            # What is kept while its lane is in warm-up has its copy come by again and again.
+            kept = other.stage == "waiting" and other.ticket_done and not mail.verdict
             # Before the row: an outcome that nobody has acknowledged yet must not cost us this copy.
             if mail.verdict:
-                self._overtaken(self._mails[mail.id], mail)
-            self._aside(mail, self._rungs[0].seconds, reserved=False)
+                self._overtaken(other, mail)
+            self._aside(mail, self._rungs[1 if kept else 0].seconds, reserved=False)
             return
         raw = state.get(mail.id.encode())
         what = gate(mail.attempt, read_row(raw) if raw else None)
@@ -271,7 +275,12 @@ class Deliver:
         else:
             mail.goes_to(hosts, requires)
             mail.provider = provider_of(hosts.names)
-            self.feeds.put(mail, mail.provider or site_of(hosts.names))
+            key = mail.provider or site_of(hosts.names)
+            aside = self.feeds.come(mail, key)
+            if aside is not None:
+                self._aside(mail, aside.due - self._clock(), held=aside.why)
+            else:
+                self.feeds.put(mail, key)
 
     # -- decide
 
@@ -578,6 +587,8 @@ class Deliver:
         settings = self._settings
         for feed in list(self.feeds.feeds.values()):
             self._sweep(feed, now, wall)
+            if self._allowance.scarce or feed.chooser.groups:
+                self._choose(feed, now, wall)
             if len(feed) and feed.timer is None:
                 self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing
         for mail in list(self._mails.values()):
@@ -591,6 +602,16 @@ class Deliver:
         self.feeds.forget(mail.feed for mail in self._mails.values())
         self.feeds.trim()
         self.reports.send(self._mails.values(), len(self._state), self._pool)
+
+    def _choose(self, feed: Feed, now: float, wall: float) -> None:
+        """Keep what may go today, the most engaged first; the rest steps aside."""
+        asides, copies, changed = feed.chooser.look(feed.bulk, wall, now)
+        for aside in asides:
+            self._aside(aside.mail, aside.due - wall, held=aside.why)
+        for mail in copies:
+            self._copy(mail, self._rungs[1].seconds)
+        if asides or changed:
+            feed.bulk.sort()
 
     def _sweep(self, feed: Feed, now: float, wall: float) -> None:
         # Sorted by arrival: the first mail that is neither expired nor impatient ends the look at a campaign.

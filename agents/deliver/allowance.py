@@ -12,7 +12,7 @@ without a lease there is nothing, and a lease says up to which message it goes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 from zlib import crc32
 
@@ -25,6 +25,9 @@ Key = tuple[Kind, str, str]
 MOST_WAIT = 1.0
 MOST_ROADS = 50_000
 """Combinations of provider, source and DKIM domain whose limits are kept at hand."""
+DAY = 86_400.0
+AHEAD = 50
+"""shape writes this part of a day ahead of what it grants."""
 MOST_FROMS = 20_000
 """From addresses that are told apart: those beyond share one of their DKIM domain."""
 REMEMBERED = 4096
@@ -43,6 +46,17 @@ class Rate(NamedTuple):
 
 UNKNOWN = Rate(0.05, 1, 20, 0.0, "no policy yet")
 """The floor of all workers together before shape has said anything about a source."""
+
+
+class Little(NamedTuple):
+    """What a worker may expect to send today of a limit in warm-up or behind a gate: ``left`` messages, at
+    ``rate`` messages/s; the next day begins at ``next_day`` (Unix seconds). ``engaged_only``: to those alone who
+    clicked lately."""
+
+    left: int
+    rate: float
+    next_day: float
+    engaged_only: bool
 
 
 class TokenBucket:
@@ -139,6 +153,10 @@ class Allowance:
         self._lines: dict[Key, _Line] = {}
         self._sent: dict[int, float] = {}
         self._roads: dict[tuple[str, str, str], tuple[_Line, ...]] = {}
+        self._days: set[Key] = set()
+        """Limits of which each day's messages are counted."""
+        self._gated: set[Key] = set()
+        """Those behind a gate: only who clicked lately should get mail."""
         self._bound: set[str] = set()
         """DKIM domains whose From addresses are bound over all providers."""
         self._froms = 0
@@ -178,6 +196,9 @@ class Allowance:
                     line.connections, max(1, line.connections * fact.connections // line.most)
                 )
             line.room, line.most = _room(fact), fact.connections
+            daily = fact.spent is not None and fact.spent.per_day > 0
+            (self._days.add if daily else self._days.discard)(key)
+            (self._gated.add if daily and fact.engaged_only else self._gated.discard)(key)
             if fact.kind == "dkim" and fact.provider == ALL:
                 (self._bound.add if fact.by_from else self._bound.discard)(fact.name)
         elif fact.worker == self.worker and fact.number in self._sent and math.isfinite(fact.rate):
@@ -304,6 +325,48 @@ class Allowance:
                 )
             )
         return tuple(found)
+
+    @property
+    def scarce(self) -> bool:
+        """Whether anything at all is counted by the day."""
+        return bool(self._days)
+
+    def gated(self, provider: str, source: str) -> bool:
+        """Whether only those who clicked lately should get mail from a source."""
+        return bool(self._gated) and ("source", source, provider) in self._gated
+
+    def little(self, provider: str, sources: Sequence[str], dkim: str, wall: float) -> Little | None:
+        """What is left today for mail of a DKIM domain from any of ``sources``; None where nothing counts it."""
+        mine = self._today(("dkim", dkim, provider), wall)
+        found = [self._today(("source", source, provider), wall) for source in sources]
+        theirs = [little for little in found if little is not None]
+        if not theirs or len(theirs) < len(found):  # what is too much for one goes out on another
+            return mine
+        all_of_them = Little(
+            sum(little.left for little in theirs),
+            sum(little.rate for little in theirs),
+            min(little.next_day for little in theirs),
+            all(little.engaged_only for little in theirs),
+        )
+        if mine is None:
+            return all_of_them
+        least = min(mine, all_of_them)
+        return least._replace(engaged_only=mine.engaged_only or all_of_them.engaged_only)
+
+    def _today(self, key: Key, wall: float) -> Little | None:
+        if key not in self._days:
+            return None
+        line = self._lines[key]
+        assert line.policy is not None
+        spent = line.policy.spent
+        assert spent is not None
+        begun = spent.day_start > 0 and wall < spent.day_start + DAY
+        free = max(0, spent.per_day - spent.used - spent.ahead) if begun else spent.per_day
+        # What is written runs ahead of what is sent: by what this worker holds, and by a part of the day.
+        left = math.ceil((free + spent.per_day / AHEAD) * self._part) + max(0, line.left())
+        rate = spent.per_span / spent.span * self._part
+        next_day = spent.day_start + DAY if begun else wall + DAY
+        return Little(left, rate, next_day, key in self._gated)
 
     def counts(self, provider: str, source: str) -> bool:
         """Whether a source is in warm-up at a provider: it should have its budget used before others."""

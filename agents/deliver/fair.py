@@ -1,7 +1,8 @@
 """Who is next among tenants and campaigns that wait for one provider: stride scheduling on two levels. Pure.
 
 Each tenant gets the same share of what a feed sends, and inside it each campaign a share by its weight, as
-long as it has mail in the buffer; what one does not use goes to the others. In a campaign mail keeps its order.
+long as it has mail in the buffer; what one does not use goes to the others. In a campaign mail keeps its order,
+but for ranks (``choose``): the lowest goes first.
 
 A campaign whose mail has to wait for a limit of its own (of its DKIM domain, its From address, its pool's
 sources) is parked: the others go on.
@@ -22,6 +23,8 @@ from typing import Generic, TypeVar
 from agents.deliver.job import Mail
 
 T = TypeVar("T")
+_Flow = dict[int, deque[Mail]]
+"""A campaign's mail by rank, the lowest first."""
 
 
 class _Turns(Generic[T]):
@@ -76,7 +79,7 @@ class FairQueue:
 
     def __init__(self, weight: Callable[[Mail], float] = lambda mail: 1.0) -> None:
         self._weight = weight
-        self._tenants: _Turns[_Turns[deque[Mail]]] = _Turns()
+        self._tenants: _Turns[_Turns[_Flow]] = _Turns()
         self._parked: list[tuple[float, str, str]] = []
         self._length = 0
 
@@ -89,12 +92,24 @@ class FairQueue:
             yield from flow
 
     def flows(self) -> Iterator[deque[Mail]]:
-        """The queue of each campaign, oldest first. Take mail out with ``drop`` alone."""
+        """The queues of each campaign, one a rank, oldest first. Take mail out with ``drop`` alone."""
         for campaigns in list(self._tenants.members.values()):
-            yield from list(campaigns.members.values())
+            for flow in list(campaigns.members.values()):
+                yield from flow.values()
+
+    def sort(self) -> None:
+        """Take out what does not wait any more, and have each campaign in the order of the ranks as they are now."""
+        for campaigns in self._tenants.members.values():
+            for flow in campaigns.members.values():
+                mails = [mail for line in flow.values() for mail in line]
+                kept = sorted((mail for mail in mails if mail.stage == "waiting"), key=_order)
+                self._length += len(kept) - len(mails)
+                flow.clear()
+                for mail in kept:
+                    flow.setdefault(mail.rank, deque()).append(mail)
 
     def append(self, mail: Mail) -> None:
-        """At the end of its campaign."""
+        """At the end of its campaign, or of those of its rank."""
         self._flow(mail).append(mail)
         self._length += 1
 
@@ -113,11 +128,11 @@ class FairQueue:
         while (tenant := self._tenants.first()) is not None:
             campaigns = self._tenants.members[tenant]
             while (campaign := campaigns.first()) is not None:
-                flow = campaigns.members[campaign]
-                while flow and flow[0].stage != "waiting":
-                    self.drop(flow)
-                if flow:
-                    return flow[0]
+                for line in campaigns.members[campaign].values():
+                    while line and line[0].stage != "waiting":
+                        self.drop(line)
+                    if line:
+                        return line[0]
                 campaigns.leave()
             if campaigns.members:
                 self._tenants.park()
@@ -147,7 +162,8 @@ class FairQueue:
         if self.head() is not mail:
             return
         campaigns = self._tenants.members[mail.tenant]
-        self.drop(campaigns.members[mail.campaign])
+        self._length -= 1
+        campaigns.members[mail.campaign][mail.rank].popleft()
         if sent:
             campaigns.turn(self._weight(mail))
             self._tenants.turn(1.0)
@@ -164,7 +180,18 @@ class FairQueue:
             self._tenants.join(mail.tenant, campaigns)
         flow = campaigns.members.get(mail.campaign)
         if flow is None:
-            flow = deque()
+            flow = {}
             campaigns.join(mail.campaign, flow)
             self._tenants.wake(mail.tenant)  # all its others may be parked
-        return flow
+        line = flow.get(mail.rank)
+        if line is None:
+            line = flow[mail.rank] = deque()
+            if len(flow) > 1:
+                ordered = sorted(flow.items())
+                flow.clear()
+                flow.update(ordered)
+        return line
+
+
+def _order(mail: Mail) -> tuple[int, float]:
+    return mail.rank, mail.queued

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate, TokenBucket
+from agents.deliver.choose import CLICKED, Aside, Chooser
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.fair import FairQueue
 from agents.deliver.holds import Holds
@@ -48,8 +49,11 @@ AT_ONCE = 2
 class Feed:
     """The mails for one provider or site."""
 
-    def __init__(self, key: str, weight: Callable[[Mail], float] = lambda mail: 1.0) -> None:
+    def __init__(
+        self, key: str, weight: Callable[[Mail], float] = lambda mail: 1.0, chooser: Chooser | None = None
+    ) -> None:
         self.key = key
+        self.chooser = chooser or Chooser(lambda mail: (), lambda sources, dkim: None)
         self.urgent = FairQueue(weight)
         self.bulk = FairQueue(weight)
         self.urgent_at = float("-inf")
@@ -148,13 +152,15 @@ class Feeds:
         monotonic: Callable[[], float],
         holds: Holds | None = None,
         weight: Callable[[Mail], float] = lambda mail: 1.0,
+        soonest: float = 60.0,
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
         and campaign; False when that ended the mail. ``intend(mail)``: True where something must be journaled
         before it starts; ``launch`` follows. ``unreachable``: no connection could be made for this mail;
         ``crowded``: the provider takes no further one from that source (which may have others open).
-        ``weight(mail)``: the share of its campaign among its tenant's."""
-        self._weight = weight
+        ``weight(mail)``: the share of its campaign among its tenant's. ``soonest``: seconds after which a mail
+        that stepped aside comes back, at the least."""
+        self._weight, self._soonest = weight, soonest
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
         self._choice, self._sources = sources, sources.names
         self.unwell: dict[str, float] = {}
@@ -166,12 +172,33 @@ class Feeds:
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
 
-    def put(self, mail: Mail, key: str) -> Feed:
-        """Queue a mail whose hosts are known."""
+    def come(self, mail: Mail, key: str) -> Aside | None:
+        """Whether a mail whose hosts are known steps aside at once, for what its lane may send is little."""
+        if not self._allowance.scarce:  # nearly always
+            return None
+        return self._feed(key).chooser.come(mail, self._clock())
+
+    def _feed(self, key: str) -> Feed:
         feed = self.feeds.get(key)
         if feed is None:
-            feed = self.feeds[key] = Feed(key, self._weight)
-        mail.feed = feed
+            chooser = Chooser(
+                self._names,
+                lambda sources, dkim: self._allowance.little(key, sources, dkim, self._clock()),
+                self._soonest,
+            )
+            feed = self.feeds[key] = Feed(key, self._weight, chooser)
+        return feed
+
+    def _names(self, mail: Mail) -> tuple[str, ...]:
+        """The sources by which a mail may leave, as limits name them."""
+        if mail.sources:
+            return mail.sources
+        first, rest = self._choice.choices(mail.stream, mail.tenant, mail.provider)
+        return tuple([name or "default" for name in (*first, *rest)])
+
+    def put(self, mail: Mail, key: str) -> Feed:
+        """Queue a mail whose hosts are known."""
+        feed = mail.feed = self._feed(key)
         if mail.urgent:
             feed.urgent_at = self._monotonic()
         (feed.urgent if mail.urgent else feed.bulk).append(mail)
@@ -271,6 +298,9 @@ class Feeds:
             name = source or "default"
             if self.unwell and self.unwell.get(source, 0.0) > now:
                 least = min(least or 1.0, self.unwell[source] - now, 1.0)
+                continue
+            if mail.cohort > CLICKED and self._allowance.gated(feed.key, name):
+                least = min(least or HELD, HELD)
                 continue
             if self._holds.source(name):
                 least = min(least or HELD, HELD)

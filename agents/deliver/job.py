@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from agents.deliver.smtp import Session
 
 
+_COHORTS = {b"%d" % n: n for n in range(5)}
+NEW = 3
+"""The cohort of marketing mail that was screened before there were any."""
 MOST_ATTEMPTS = 1_000_000
 LATEST = 1e11
 """Unix seconds beyond which no time is meant (the year 5138)."""
@@ -26,7 +29,9 @@ class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
     ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
-    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``author``: the address in its From field, where known. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
+    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``author``: the address in its From field, where known. ``cohort``: how engaged its
+    recipient is, 0 (clicked lately) to 4, -1 for transactional mail; ``rank``: the same while its lane is in
+    warm-up, else 0. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
     """
 
     __slots__ = (
@@ -36,6 +41,7 @@ class Mail:
         "began",
         "body",
         "campaign",
+        "cohort",
         "intended",
         "last",
         "dkim",
@@ -56,6 +62,7 @@ class Mail:
         "prefers",
         "provider",
         "queued",
+        "rank",
         "rcpt",
         "received",
         "requires",
@@ -105,6 +112,8 @@ class Mail:
         self.stream = record.text("stream", "marketing")
         self.dkim = record.text("dkim")
         self.author = record.text("author")
+        self.cohort = _COHORTS.get(headers.get("cohort", b""), NEW) if self.stream == "marketing" else -1
+        self.rank = 0
         self.last = record.text("reply")
         self.prefers = record.text("from")
         self.barred: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
+from agents.screen.cohort import cohort_of
 from agents.screen.consents import FREE, Agreed, Consents
 from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
 from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, meant, read_known
@@ -269,6 +270,9 @@ class Screen:
             consent = letters(contact or self._known(mail, partition))
             if consent:
                 headers["consent"] = consent
+        if mail.stream == "marketing":
+            contact = contact or self._known(mail, partition)
+            headers["cohort"] = b"%d" % cohort_of(contact, "consent" in headers, now)
         topic = row.to_topic or twin("mail-screened", mail.stream)
         if row.not_before > now:
             topic, headers = onto_ladder(headers, topic, row.not_before, now, self._rungs)

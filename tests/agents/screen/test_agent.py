@@ -14,6 +14,7 @@ from agents.screen.agent import Screen
 from agents.screen.policy import Settings
 from agents.screen.rules_file import read_rules
 from schemas.codec import Headers, Record, encode
+from schemas.contact import Contact
 from schemas.identity import mail_id
 from schemas.ladder import RUNGS
 from schemas.suppression import Suppression
@@ -103,7 +104,17 @@ async def test_row_then_output_then_done():
     [out] = made.outs()
     assert out.value == ticket.record.value
     assert (out.key, out.partition) == (b"key", 0)
-    assert out.headers == ticket.record.headers
+    assert out.headers == ticket.record.headers | {"cohort": b"3"}
+
+
+async def test_marketing_mail_says_how_engaged_its_recipient_is_and_a_redo_too():
+    made = await gate()
+    made.contacts.rows[b"a@b.example|t"] = encode(
+        Contact(tenant="t", to="a@b.example", last_click=START - 86400)
+    )
+    await made.take(send(), send(), send("o2", to="new@b.example"))
+    await made.take(send("o3", stream="transactional"))
+    assert [out.headers.get("cohort") for out in made.outs()] == [b"0", b"0", b"3", None]
 
 
 async def test_the_next_record_of_the_same_batch_sees_the_decision():

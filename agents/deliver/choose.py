@@ -1,0 +1,186 @@
+"""Which mail may have the little that a warm-up or a gate allows: that to the most engaged recipients. Pure.
+
+While a limit is counted by the day, a feed keeps as much of its mail as may go today, the lowest cohorts first
+(``schemas.mail``), and the rest steps aside onto the ladder, so that the log behind it comes into sight: a backlog
+of any length is looked through once, at the speed of reading, and what goes out meanwhile is the best seen so far.
+What stepped aside looks again by cohort: after LOOK (less, where what is kept will be sent sooner) times 1 + its
+cohort, or at the start of the next day, 10 minutes later for each cohort. So the first to come back are the most
+engaged, also when a day has room left because some of what was kept could not be sent.
+
+What is kept must not hold the log's window: its record is copied to the ladder too (10 minutes, again and again),
+and its ticket is done. A mail that was tried before is kept before all others: greylisting waits for it.
+
+What this does not promise: each worker chooses for the recipients of its own partitions, and takes its part of the
+day by them; within a cohort the first come are first; a recipient's cohort is that of the moment of screening.
+Behind a gate (``engaged_only``) marketing mail of other cohorts than 0 steps aside for HOLD seconds at a time, and
+goes out when the gate has opened, or expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import NamedTuple
+
+from agents.deliver.allowance import Little
+from agents.deliver.job import Mail
+
+CLICKED = 0
+"""The cohort that a gate lets pass."""
+NONE = 5
+"""Beyond all cohorts."""
+LOOK = 3600.0
+"""Seconds after which what stepped aside looks again, at the latest, times 1 + its cohort."""
+SOONEST = 600.0
+APART = 600.0
+"""Seconds between the cohorts at the start of a day."""
+HOLD = 3600.0
+"""Seconds between two looks of what a gate holds."""
+MOST = 2000
+"""Mails that a feed keeps for a DKIM domain and its sources, and"""
+MOST_BYTES = 32_000_000
+"""bytes of their bodies."""
+AT_ONCE = 1000
+"""Mails that step aside in one look of a feed: each costs some 50 us."""
+SETTLED = 2.0
+"""Seconds after which a mail that is kept is copied to the ladder."""
+
+Key = tuple[str, tuple[str, ...]]
+"""DKIM domain and the sources that a mail may leave by."""
+
+
+class Aside(NamedTuple):
+    """A mail steps aside until ``due`` (Unix seconds). ``why``: warmup or engaged."""
+
+    mail: Mail
+    due: float
+    why: str
+
+
+@dataclass(slots=True)
+class Group:
+    """The marketing mail of one DKIM domain in a feed. ``waiting`` now; ``cut``: the highest cohort that is kept."""
+
+    little: Little
+    waiting: int = 0
+    cut: int = NONE
+
+    @property
+    def room(self) -> int:
+        """Mails that are kept."""
+        return min(MOST, self.little.left)
+
+    def closed(self, mail: Mail) -> bool:
+        """Whether the gate is closed for a mail."""
+        return self.little.engaged_only and mail.cohort != CLICKED
+
+    def aside(self, mail: Mail, now: float, soonest: float) -> Aside:
+        """When a mail looks again that may not stay; ``soonest``: seconds that the ladder takes at least."""
+        if self.closed(mail):
+            due, why = now + HOLD, "engaged"
+        else:
+            drained = self.room / self.little.rate / 2 if self.room and self.little.rate > 0 else LOOK
+            look = min(LOOK, max(SOONEST, drained)) * (1 + mail.cohort)
+            due, why = min(now + look, self.little.next_day + APART * mail.cohort), "warmup"
+        if mail.expires:
+            due = min(due, mail.expires)
+        return Aside(mail, max(due, now + soonest), why)
+
+
+@dataclass(slots=True)
+class Chooser:
+    """The groups of one feed. ``of(mail)``: the sources by which it may leave; ``little``: see ``Allowance``."""
+
+    of: Callable[[Mail], tuple[str, ...]]
+    little: Callable[[Sequence[str], str], Little | None]
+    soonest: float = 60.0
+    groups: dict[Key, Group] = field(default_factory=dict)
+
+    def come(self, mail: Mail, now: float) -> Aside | None:
+        """A mail comes, and stays (None) or steps aside at once. ``now`` in Unix seconds."""
+        if mail.cohort < 0:
+            return None
+        key = (mail.dkim, self.of(mail))
+        group = self.groups.get(key)
+        if group is None:
+            little = self.little(key[1], mail.dkim)
+            if little is None:
+                return None
+            group = self.groups[key] = Group(little)
+            group.cut = NONE if group.room else 0
+        rank = _rank(mail)
+        if group.closed(mail) or (group.waiting >= group.room and rank >= group.cut):
+            return group.aside(mail, now, self.soonest)
+        group.waiting += 1
+        mail.rank = rank
+        return None
+
+    def look(self, mails: Iterable[Mail], now: float, mono: float) -> tuple[list[Aside], list[Mail], bool]:
+        """Once a second over all bulk mail of the feed: (what steps aside, what is to be copied to the ladder,
+        whether ranks have changed)."""
+        found: dict[Key, list[Mail]] = {}
+        for mail in mails:
+            if mail.cohort >= 0 and mail.stage == "waiting" and not mail.intended:
+                found.setdefault((mail.dkim, self.of(mail)), []).append(mail)
+        asides: list[Aside] = []
+        copies: list[Mail] = []
+        changed = False
+        for key in {**self.groups, **found}:
+            mine = found.get(key, [])
+            little = self.little(key[1], key[0])
+            if little is None or not mine:
+                self.groups.pop(key, None)
+                changed |= _ranked(mine, False)
+                continue
+            group = self.groups.get(key)
+            if group is None:
+                group = self.groups[key] = Group(little)
+            group.little = little
+            changed |= _ranked(mine, True)
+            kept, over = _chosen(group, mine)
+            group.waiting = len(kept)
+            group.cut = (
+                max((mail.rank for mail in kept), default=0) if over or len(kept) >= group.room else NONE
+            )
+            asides += [group.aside(mail, now, self.soonest) for mail in over[: AT_ONCE - len(asides)]]
+            if over or group.cut != NONE:
+                copies += [mail for mail in kept if not mail.ticket_done and mono - mail.queued > SETTLED]
+        return asides, copies, changed
+
+
+def _chosen(group: Group, mails: list[Mail]) -> tuple[list[Mail], list[Mail]]:
+    """(those that are kept, those that step aside): the lowest cohorts, in each the first come."""
+    may = [mail for mail in mails if not group.closed(mail)]
+    over = [mail for mail in mails if group.closed(mail)]
+    kept = may
+    if len(may) > group.room:
+        kept = nsmallest(group.room, may, key=_order)
+    size = 0
+    for n, mail in enumerate(kept):
+        size += len(mail.body)
+        if size > MOST_BYTES and n:
+            kept = kept[:n]
+            break
+    if len(kept) < len(may):
+        staying = set(map(id, kept))
+        over += [mail for mail in may if id(mail) not in staying]
+    return kept, over
+
+
+def _order(mail: Mail) -> tuple[int, float]:
+    return mail.rank, mail.queued
+
+
+def _rank(mail: Mail) -> int:
+    return mail.cohort if mail.attempt == 1 else 0
+
+
+def _ranked(mails: list[Mail], young: bool) -> bool:
+    """Set the ranks; whether one has changed."""
+    changed = False
+    for mail in mails:
+        rank = _rank(mail) if young else 0
+        changed |= rank != mail.rank
+        mail.rank = rank
+    return changed
