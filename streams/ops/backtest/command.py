@@ -6,7 +6,7 @@ import csv
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ CATEGORIES = (*powermta.SUPPRESSES, *kumomta.SUPPRESSES)
 
 @click.command("backtest")
 @click.option(
-    "--policy", metavar="FILE", help="The shaping policy after: what differs, or a whole policy.toml."
+    "--policy",
+    metavar="FILE",
+    help="The shaping policy after: what differs (in the place of MAILSLUICE_POLICY_OVERRIDE), or a whole policy.toml.",
 )
 @click.option("--rules", metavar="FILE", help="The reply rules after: a whole replies.toml.")
 @click.option("--against", metavar="FILE", help="The shaping policy before; default: the one in force here.")
@@ -211,15 +213,14 @@ def _text(path: str) -> str:
 
 
 def _policy(settings: Settings, path: str | None) -> Policy:
-    """The policy in force, or that of a file: over the shipped one where it only says what differs."""
+    """The policy in force, or that of a file: in the place of the override where it only says what differs."""
     try:
         if path is None:
             return policy_of(settings)
         text = _text(path)
         if _is_whole(text):
             return parse_policy(text, path)
-        shipped = (resources.files("agents.shape") / "policy.toml").read_text("utf-8")
-        return parse_policy(text=shipped, where="policy.toml", override=text, by=path)
+        return policy_of(replace(settings, policy_override=Path(path)))
     except (BadPolicy, BadSettings) as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
