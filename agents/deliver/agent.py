@@ -11,6 +11,7 @@ import msgspec
 from agents import Out, Reject, Stage, State, States, Ticket, View
 from agents.deliver.allowance import Allowance
 from agents.deliver.attempt import Attempt
+from agents.deliver.choose import Steps
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.feed import Feed, Feeds
 from agents.deliver.holds import Holds
@@ -141,7 +142,7 @@ class Deliver:
             monotonic=monotonic,
             holds=self._holds,
             weight=self._weight,
-            soonest=rungs[0].seconds,
+            steps=Steps(*(rung.seconds for rung in rungs[:3])),
         )
 
     # -- ownership

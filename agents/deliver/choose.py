@@ -3,17 +3,17 @@
 While a limit is counted by the day, a feed keeps as much of its mail as may go today, the lowest cohorts first
 (``schemas.mail``), and the rest steps aside onto the ladder, so that the log behind it comes into sight: a backlog
 of any length is looked through once, at the speed of reading, and what goes out meanwhile is the best seen so far.
-What stepped aside looks again by cohort: after LOOK (less, where what is kept will be sent sooner) times 1 + its
-cohort, or at the start of the next day, 10 minutes later for each cohort. So the first to come back are the most
-engaged, also when a day has room left because some of what was kept could not be sent.
+What stepped aside looks again by cohort: after the rung of an hour (less, where what is kept will be sent sooner)
+times 1 + its cohort, or at the start of the next day, 10 minutes later for each cohort. So the first to come back
+are the most engaged, also when a day has room left because some of what was kept could not be sent.
 
 What is kept must not hold the log's window: its record is copied to the ladder too (10 minutes, again and again),
 and its ticket is done. A mail that was tried before is kept before all others: greylisting waits for it.
 
 What this does not promise: each worker chooses for the recipients of its own partitions, and takes its part of the
 day by them; within a cohort the first come are first; a recipient's cohort is that of the moment of screening.
-Behind a gate (``engaged_only``) marketing mail of other cohorts than 0 steps aside for HOLD seconds at a time, and
-goes out when the gate has opened, or expires.
+Behind a gate (``engaged_only``) marketing mail of other cohorts than 0 steps aside for the rung of an hour, again
+and again, and goes out when the gate has opened, or expires.
 """
 
 from __future__ import annotations
@@ -30,13 +30,6 @@ CLICKED = 0
 """The cohort that a gate lets pass."""
 NONE = 5
 """Beyond all cohorts."""
-LOOK = 3600.0
-"""Seconds after which what stepped aside looks again, at the latest, times 1 + its cohort."""
-SOONEST = 600.0
-APART = 600.0
-"""Seconds between the cohorts at the start of a day."""
-HOLD = 3600.0
-"""Seconds between two looks of what a gate holds."""
 MOST = 2000
 """Mails that a feed keeps for a DKIM domain and its sources, and"""
 MOST_BYTES = 32_000_000
@@ -50,12 +43,23 @@ Key = tuple[str, tuple[str, ...]]
 """DKIM domain and the sources that a mail may leave by."""
 
 
+class Steps(NamedTuple):
+    """Seconds of the ladder's first three rungs."""
+
+    least: float = 60.0
+    short: float = 600.0
+    long: float = 3600.0
+
+
 class Aside(NamedTuple):
     """A mail steps aside until ``due`` (Unix seconds). ``why``: warmup or engaged."""
 
     mail: Mail
     due: float
     why: str
+
+
+STEPS = Steps()
 
 
 @dataclass(slots=True)
@@ -75,17 +79,17 @@ class Group:
         """Whether the gate is closed for a mail."""
         return self.little.engaged_only and mail.cohort != CLICKED
 
-    def aside(self, mail: Mail, now: float, soonest: float) -> Aside:
-        """When a mail looks again that may not stay; ``soonest``: seconds that the ladder takes at least."""
+    def aside(self, mail: Mail, now: float, steps: Steps) -> Aside:
+        """When a mail looks again that may not stay."""
         if self.closed(mail):
-            due, why = now + HOLD, "engaged"
+            due, why = now + steps.long, "engaged"
         else:
-            drained = self.room / self.little.rate / 2 if self.room and self.little.rate > 0 else LOOK
-            look = min(LOOK, max(SOONEST, drained)) * (1 + mail.cohort)
-            due, why = min(now + look, self.little.next_day + APART * mail.cohort), "warmup"
+            drained = self.room / self.little.rate / 2 if self.room and self.little.rate > 0 else steps.long
+            look = min(steps.long, max(steps.short, drained)) * (1 + mail.cohort)
+            due, why = min(now + look, self.little.next_day + steps.short * mail.cohort), "warmup"
         if mail.expires:
             due = min(due, mail.expires)
-        return Aside(mail, max(due, now + soonest), why)
+        return Aside(mail, max(due, now + steps.least), why)
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class Chooser:
 
     of: Callable[[Mail], tuple[str, ...]]
     little: Callable[[Sequence[str], str], Little | None]
-    soonest: float = 60.0
+    steps: Steps = STEPS
     groups: dict[Key, Group] = field(default_factory=dict)
 
     def come(self, mail: Mail, now: float) -> Aside | None:
@@ -111,7 +115,7 @@ class Chooser:
             group.cut = NONE if group.room else 0
         rank = _rank(mail)
         if group.closed(mail) or (group.waiting >= group.room and rank >= group.cut):
-            return group.aside(mail, now, self.soonest)
+            return group.aside(mail, now, self.steps)
         group.waiting += 1
         mail.rank = rank
         return None
@@ -143,7 +147,7 @@ class Chooser:
             group.cut = (
                 max((mail.rank for mail in kept), default=0) if over or len(kept) >= group.room else NONE
             )
-            asides += [group.aside(mail, now, self.soonest) for mail in over[: AT_ONCE - len(asides)]]
+            asides += [group.aside(mail, now, self.steps) for mail in over[: AT_ONCE - len(asides)]]
             if over or group.cut != NONE:
                 copies += [mail for mail in kept if not mail.ticket_done and mono - mail.queued > SETTLED]
         return asides, copies, changed

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate, TokenBucket
-from agents.deliver.choose import CLICKED, Aside, Chooser
+from agents.deliver.choose import CLICKED, STEPS, Aside, Chooser, Steps
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.fair import FairQueue
 from agents.deliver.holds import Holds
@@ -152,15 +152,15 @@ class Feeds:
         monotonic: Callable[[], float],
         holds: Holds | None = None,
         weight: Callable[[Mail], float] = lambda mail: 1.0,
-        soonest: float = 60.0,
+        steps: Steps = STEPS,
     ) -> None:
         """``clear(mail)``: the guarantee allows a start now. ``before(mail)``: last look at suppressions
         and campaign; False when that ended the mail. ``intend(mail)``: True where something must be journaled
         before it starts; ``launch`` follows. ``unreachable``: no connection could be made for this mail;
         ``crowded``: the provider takes no further one from that source (which may have others open).
-        ``weight(mail)``: the share of its campaign among its tenant's. ``soonest``: seconds after which a mail
-        that stepped aside comes back, at the least."""
-        self._weight, self._soonest = weight, soonest
+        ``weight(mail)``: the share of its campaign among its tenant's. ``steps``: of the ladder,
+        onto which mail steps aside."""
+        self._weight, self._steps = weight, steps
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
         self._choice, self._sources = sources, sources.names
         self.unwell: dict[str, float] = {}
@@ -184,7 +184,7 @@ class Feeds:
             chooser = Chooser(
                 self._names,
                 lambda sources, dkim: self._allowance.little(key, sources, dkim, self._clock()),
-                self._soonest,
+                self._steps,
             )
             feed = self.feeds[key] = Feed(key, self._weight, chooser)
         return feed

@@ -13,13 +13,15 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from agents.deliver.allowance import DAY, Allowance, Little, Rate
-from agents.deliver.choose import APART, AT_ONCE, HOLD, LOOK, MOST, SOONEST, Chooser
+from agents.deliver.choose import AT_ONCE, MOST, STEPS, Chooser
 from agents.deliver.job import Mail
 from schemas.lane_policy import LanePolicy, Lease, Spent
 from tests.support.agents import FakeTicket
 from tests.support.gates import START, Broker, BrokerTicket, GateTwo, Servers, hosts_of, mail, virtual, woken
 
 NOW = START
+APART = SOONEST = STEPS.short
+HOLD = LOOK = STEPS.long
 
 
 def waiting(name: str, cohort: int | None = 0, queued: float = 0.0, **headers: object) -> Mail:
