@@ -26,6 +26,9 @@ WRITE = 5.0
 """Seconds between two records of one campaign's counts."""
 AGAIN = 10.0
 """Seconds after which a pause that nobody saw is published again."""
+ALL_OF_THEM = 60.0
+"""Seconds between two looks at every campaign that is kept: between them only those that time or somebody's
+command decides about are looked at, and those of which there are new counts."""
 FORGET = 30 * 86400.0
 """Seconds after its last mail or complaint at which a campaign is forgotten."""
 COUNTS = tuple(name for name in CampaignCount.__struct_fields__ if name not in ("campaign", "tenant"))
@@ -49,11 +52,15 @@ class Campaigns:
     """By tenant/id."""
     _written: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
+    _watched: set[str] = field(default_factory=set)
+    _looked: float = float("-inf")
+    _swept: float = float("-inf")
 
     def remember(self, gate: CampaignGate) -> None:
         """Take in what the last leader wrote."""
         if all(0 <= getattr(gate, name) <= 2**53 for name in COUNTS):
             self.kept[gate.name] = gate
+            self._watched.add(gate.name)
 
     def add(self, report: LaneReport, now: float) -> None:
         """Count a report. A count that cannot be is left out."""
@@ -74,14 +81,19 @@ class Campaigns:
             **{name: getattr(old, name) + getattr(count, name) for name in COUNTS},
         )
         self._changed.add(name)
+        self._watched.add(name)
 
     def due(self, campaigns: Mapping[str, Campaign], now: float) -> list[Change]:
         """What follows from the counts; call it once a second. The records of it come before the changes."""
         found = []
-        waiting = (name for name, gate in self.kept.items() if _open(gate, campaigns.get(name)))
-        for name in dict.fromkeys((*self._changed, *waiting)):
+        if now - self._looked >= ALL_OF_THEM:
+            self._looked = now
+            self._watched.update(self.kept)
+        for name in sorted(self._watched):
             gate, campaign = self.kept[name], campaigns.get(name)
             if campaign is None:
+                if now - gate.time > AGAIN:  # else its record may be on its way to us
+                    self._watched.discard(name)
                 continue
             gate, change = self._look(gate, campaign, now)
             if gate is not self.kept[name]:
@@ -90,6 +102,8 @@ class Campaigns:
                 self._written.pop(name, None)
             if change is not None:
                 found.append(change)
+            if not (gate.state or campaign.rest_waits):
+                self._watched.discard(name)
         return found
 
     def _look(self, gate: CampaignGate, campaign: Campaign, now: float) -> tuple[CampaignGate, Change | None]:
@@ -131,8 +145,11 @@ class Campaigns:
                 self._written[name] = now
                 self._changed.discard(name)
                 found.append(gate)
-        drops = []
-        for name, gate in list(self.kept.items()) if found else ():
+        drops: list[bytes] = []
+        if not found or now - self._swept < ALL_OF_THEM:
+            return found, drops
+        self._swept = now
+        for name, gate in list(self.kept.items()):
             if now - gate.time > FORGET:
                 drops.append(gate.key)
                 self._forget(name)
@@ -142,8 +159,9 @@ class Campaigns:
         """Seconds for which the oldest canary waits beyond its minutes: too few ended, somebody has to look."""
         late = [
             now - gate.since - campaign.canary.minutes * 60
-            for name, gate in self.kept.items()
-            if (campaign := campaigns.get(name)) is not None
+            for name in self._watched
+            if (gate := self.kept[name])
+            and (campaign := campaigns.get(name)) is not None
             and campaign.canary is not None
             and campaign.rest_waits
             and campaign.state == "active"
@@ -154,11 +172,7 @@ class Campaigns:
         self.kept.pop(name, None)
         self._written.pop(name, None)
         self._changed.discard(name)
-
-
-def _open(gate: CampaignGate, campaign: Campaign | None) -> bool:
-    """Whether time, or somebody's command, decides about a campaign without another report."""
-    return campaign is not None and (gate.state != "" or (campaign.rest_waits and campaign.state == "active"))
+        self._watched.discard(name)
 
 
 def _over(gate: CampaignGate, campaign: Campaign, rules: Feedback) -> Iterable[tuple[str, str]]:
@@ -178,7 +192,7 @@ def _over(gate: CampaignGate, campaign: Campaign, rules: Feedback) -> Iterable[t
             "complaints",
             f"{whose}{gate.complaints} complaints of {gate.delivered} delivered, the limit is {complaints:.2%}",
         )
-    if canary and gate.deferred >= canary.deferrals * gate.attempts:
+    if canary and gate.deferred and gate.deferred >= canary.deferrals * gate.attempts:
         yield (
             "deferrals",
             f"{whose}{gate.deferred} of {gate.attempts} attempts deferred, the limit is {canary.deferrals:.2%}",

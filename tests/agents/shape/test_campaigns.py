@@ -315,3 +315,39 @@ def test_a_gate_that_nobody_can_have_written_is_not_taken_in() -> None:
     world = World()
     world.gates.remember(CampaignGate(campaign="spring", tenant="acme", bounced=-1))
     assert world.gates.kept == {}
+
+
+class Asked(dict):
+    """Campaigns that count how often somebody asks for one."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked += 1
+        return super().get(key, default)
+
+
+def test_a_second_looks_at_those_campaigns_alone_that_something_may_be_decided_about() -> None:
+    gates, now = Campaigns(RULES), 1_800_000_000.0
+    campaigns = Asked({f"acme/{n}": campaign(id=str(n)) for n in range(5000)})
+    campaigns["acme/7"] = campaign(CANARY, id="7")
+    for n in range(5000):
+        gates.remember(CampaignGate(campaign=str(n), tenant="acme", since=now, time=now, delivered=60))
+    gates.due(campaigns, now)
+    campaigns.asked = 0
+    for second in range(1, 50):
+        assert gates.due(campaigns, now + second) == []
+        gates.waiting(campaigns, now + second)
+    assert campaigns.asked <= 2 * 50
+    count = CampaignCount(campaign="9", tenant="acme", delivered=100, attempts=100)
+    gates.add(LaneReport(worker="w", number=1, provider="p", source="s", campaigns=(count,)), now + 50)
+    campaigns.asked = 0
+    gates.due(campaigns, now + 51)
+    assert campaigns.asked == 2
+    # The canary's time comes without a report, and once a minute every campaign is looked at.
+    told = [(s, found) for s in range(60, 1900) for found in gates.due(campaigns, now + s)]
+    assert (told[0][0], told[0][1].campaign.id, told[0][1].gate) == (1800, "7", "passed")
+    campaigns["acme/7"] = told[0][1].campaign
+    campaigns["acme/11"] = campaign(CANARY, id="11")
+    later = {found.campaign.id for s in range(1900, 1990) for found in gates.due(campaigns, now + s)}
+    assert later == {"11"}
