@@ -16,6 +16,7 @@ from streams.ops.forecast.rates import Rates
 
 NOW = 1_772_323_200.0
 HOUR, DAY = 3600.0, 86400.0
+AUTHOR = "hello@news.example"
 OURS = Flow("shop", "spring", 6.0, signed=True, ours=True)
 SAME_TENANT = Flow("shop", "receipts", 12.0)
 OTHER = Flow("other", "news", 1.0)
@@ -36,7 +37,7 @@ def limit(
 
 
 def told(lane: Lane, *facts: LanePolicy, grow: bool = True, days: float = 60, dkim: str = "news.example"):
-    (found,) = forecast([lane], Rates(POLICY, facts, NOW, grow), dkim, NOW, NOW + days * DAY)
+    (found,) = forecast([lane], Rates(POLICY, facts, NOW, AUTHOR, grow), dkim, NOW, NOW + days * DAY)
     return found
 
 
@@ -160,3 +161,18 @@ def test_what_is_due_later_comes_later_and_what_cannot_leave_is_left():
     never = told(Lane("google", [(OURS, 5000)]), days=2)
     assert never.finish == 0.0
     assert never.left == pytest.approx(5000 - 300 - 390, abs=5)
+
+
+def test_a_from_address_in_warm_up_has_a_limit_over_all_providers():
+    young = LanePolicy(
+        kind="dkim", name="news.example", provider="google", rate=50.0, base=50.0, minimum=0.0, connections=4, per_connection=50,
+        reason="young", time=NOW, raised_at=NOW, plan="slow", step=3, spent=Spent(per_day=660, per_span=132),
+    )  # fmt: skip
+    wide = LanePolicy(
+        kind="dkim", name="news.example", provider=ALL, rate=0.8, minimum=0.0, connections=9, per_connection=9, by_from=True,
+    )  # fmt: skip
+    lanes = [Lane(f"{name}.example", [(OURS, 400)]) for name in "abcd"] + [Lane("google", [(OURS, 1)])]
+    facts = [limit(f"{name}.example", rate=50) for name in "abcd"] + [young, wide]
+    found = forecast(lanes, Rates(POLICY, facts, NOW, AUTHOR), "news.example", NOW, NOW + DAY)
+    assert NOW + 3 * 600 <= max(one.finish for one in found) <= NOW + 6 * 600
+    assert any(f"over all providers from {AUTHOR}" in one.why for one in found)

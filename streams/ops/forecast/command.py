@@ -89,7 +89,7 @@ async def _read(
 
 
 def _forecast(found: Situation, policy: Policy, now: float, end: float, grow: bool) -> list[LaneForecast]:
-    rates = Rates(policy, found.policies, now, grow)
+    rates = Rates(policy, found.policies, now, found.author, grow)
     return forecast(found.lanes, rates, found.dkim, now, end, found.held)
 
 

@@ -10,12 +10,14 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parseaddr
 
 import orjson
 
 from agents.deliver.sources import Sources
 from agents.enqueue.agent import zone_of
 from agents.enqueue.due import due_of, in_canary
+from agents.sign.agent import author_of
 from schemas.address import domain_of, normalise
 from schemas.campaign import Campaign
 from schemas.campaign_gate import CampaignGate
@@ -82,6 +84,7 @@ class Situation:
     lanes: list[Lane]
     policies: list[LanePolicy]
     dkim: str
+    author: str
     expires: float
     notes: list[str]
     gate: CampaignGate | None = None
@@ -119,7 +122,10 @@ class Reader:
             self.found.lie(where, self._places[place] // BLOCK, flow)
             return
         due = _time(record, "due") if on_ladder(record) else _time(record, "not_before")
-        if flow.ours and "held" in record.headers:
+        held = record.text("held")
+        if held in ("warmup", "engaged"):
+            due = self.now  # it is the lane's backlog: it waits for the budget, not for a time
+        elif flow.ours and held:
             self.found.held += 1
         if flow.ours and record.text("canary") == "rest" and self.ours.rest_waits:
             due = max(due, self.canary_passes())
@@ -202,9 +208,10 @@ async def situation(settings: Settings, ours: Campaign, now: float, rows: Iterab
     held = await holds(settings)
     sources, paused = _sources(settings, held)
     lanes = list(_lanes(reader, where, sources, paused, partitions))
+    author = author_of(parseaddr(ours.sender)[1].lower())
     dkim = _signer(reader.found.dkim, sender_domain(ours), policies)
     return Situation(
-        ours, lanes, _concerned(policies, lanes, dkim), dkim, reader.found.expires,
+        ours, lanes, _concerned(policies, lanes, dkim, author), dkim, author, reader.found.expires,
         _notes(ours, reader.found, held, paused), gate, _held(ours, reader),
     )  # fmt: skip
 
@@ -271,9 +278,9 @@ def _signer(seen: str, sender: str, policies: Policies) -> str:
     return seen or next((up for at in range(len(parts) - 1) if (up := ".".join(parts[at:])) in known), sender)
 
 
-def _concerned(policies: Policies, lanes: Sequence[Lane], dkim: str) -> list[LanePolicy]:
+def _concerned(policies: Policies, lanes: Sequence[Lane], dkim: str, author: str) -> list[LanePolicy]:
     providers = {lane.provider for lane in lanes} | {ALL}
-    names = {source for lane in lanes for source in lane.sources} | {dkim}
+    names = {source for lane in lanes for source in lane.sources} | {dkim, author}
     return [
         policy
         for (_, name, provider), policy in policies.limits.items()

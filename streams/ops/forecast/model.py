@@ -139,12 +139,15 @@ def _pass(one: _Work, rates: Rates, dkim: str, at: float, seconds: float, lanes:
 
 def _room(rates: Rates, kind: str, name: str, provider: str, at: float, seconds: float, lanes: int) -> Room:
     found = rates.of(kind, name, provider, at, seconds)  # type: ignore[arg-type]
-    over = rates.over_all(kind, name, at)  # type: ignore[arg-type]
-    if over is None:
-        return found
-    # All lanes want their part of it.
-    part = over._replace(messages=over.messages / lanes)
-    return part if part.messages < found.messages else found
+    wide: list[tuple[str, str]] = [(kind, name)] + (
+        [("from", rates.author)] if kind == "dkim" and rates.author else []
+    )
+    for which, whose in wide:
+        over = rates.over_all(which, whose, at)  # type: ignore[arg-type]
+        # All lanes want their part of it.
+        if over is not None and over.messages / lanes < found.messages:
+            found = over._replace(messages=over.messages / lanes)
+    return found
 
 
 def _tightest(rooms: Sequence[Room]) -> Room:

@@ -19,8 +19,7 @@ from agents.shape.warm import PACE
 from schemas.lane_policy import ALL, LanePolicy
 from schemas.lane_report import LaneReport, Used
 
-Kind = Literal["source", "dkim"]
-KINDS: tuple[Kind, ...] = ("source", "dkim")
+Kind = Literal["source", "dkim", "from"]
 
 
 class Room(NamedTuple):
@@ -33,11 +32,13 @@ class Room(NamedTuple):
 
 @dataclass
 class Rates:
-    """``grow``: rates rise as the law lets them; else they stay, and only warm-up goes on."""
+    """``author``: our mail's From address, which has a limit of its own in warm-up. ``grow``: rates rise as the law
+    lets them; else they stay, and only warm-up goes on."""
 
     policy: Settings
     facts: Iterable[LanePolicy]
     now: float
+    author: str = ""
     grow: bool = True
     _shaper: Shaper = field(init=False)
     _first: dict[Key, tuple[float, float]] = field(default_factory=dict)
@@ -89,15 +90,14 @@ class Rates:
     ) -> None:
         """So many messages go within the next ``seconds``, and all are taken."""
         self._number += 1
-        used: list[Used] = []
-        for kind, name in (("source", source), ("dkim", dkim)):
-            for of in (provider, ALL):
-                key: Key = (kind, name, of)  # type: ignore[assignment]
-                total = self._sent[key] = self._sent.get(key, 0) + count
-                if name:
-                    used.append(
-                        Used(kind=key[0], over_all=of == ALL, total=total, fresh=count, over=self._number)
-                    )
+        used = [
+            self._used(kind, name, of, count)
+            for kind, name in (("source", source), ("dkim", dkim))
+            for of in (provider, ALL)
+            if name
+        ]
+        if dkim and self.author:
+            used.append(self._used("from", self.author, ALL, count, waiting))
         report = LaneReport(
             worker="forecast",  # one for all: totals are by limit
             number=self._number, provider=provider, source=source, dkim=dkim, time=now, seconds=seconds,
@@ -106,6 +106,14 @@ class Rates:
         self._shaper.on_report(report, now, now)
         # The lease that answered is over at once: nobody holds anything between two steps.
         self._shaper.counted.hear(report, now, now)
+
+    def _used(self, kind: str, name: str, of: str, count: int, waiting: int = 0) -> Used:
+        key: Key = (kind, name, of)  # type: ignore[assignment]
+        total = self._sent[key] = self._sent.get(key, 0) + count
+        return Used(
+            kind=key[0], name=name if kind == "from" else "", over_all=of == ALL, total=total, fresh=count, over=self._number,
+            waiting=waiting,
+        )  # fmt: skip
 
     def tick(self, now: float) -> None:
         """Time goes on: days end, caps run out."""
@@ -143,4 +151,4 @@ class Rates:
 
 
 def _whose(key: Key) -> str:
-    return f" of DKIM domain {key[1]}" if key[0] == "dkim" else ""
+    return {"dkim": f" of DKIM domain {key[1]}", "from": f" from {key[1]}"}.get(key[0], "")
