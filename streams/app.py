@@ -208,7 +208,7 @@ class App:
 
     def _states(self, stage: Stage, topic: str, follower: Follower, **options: Any) -> StateFiles:
         if topic == "mail-suppressions" and self.settings.secret:
-            options["hash_keys"] = Pseudonyms(secrets_of(self.settings)).known
+            options["hash_keys"] = Pseudonyms(self.settings.secrets()).known
         return StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
 
     async def _build(self, stage: Stage, ownership: Ownership) -> Agent:
@@ -233,12 +233,12 @@ class App:
     def _tokens(self) -> Tokens:
         if not self.settings.secret:
             raise ValueError("MAILSLUICE_SECRET is not set: tokens need a secret of at least 32 characters")
-        return Tokens(secrets_of(self.settings))
+        return Tokens(self.settings.secrets())
 
     def _names(self) -> Callable[[str], tuple[str, ...]]:
         """The keyed hashes of an address; asked for only where somebody was erased."""
         if self.settings.secret:
-            return Pseudonyms(secrets_of(self.settings)).of
+            return Pseudonyms(self.settings.secrets()).of
 
         def unknown(address: str) -> tuple[str, ...]:
             why = "people were erased, and are known again only by MAILSLUICE_SECRET, which is not set here"
@@ -520,11 +520,6 @@ class App:
             rewrite=self.publish,
         )
         return Score(states, score_policy.Settings(), self._names())
-
-
-def secrets_of(settings: Settings) -> list[bytes]:
-    """The secrets of tokens and hashes; the first makes them, all are accepted."""
-    return [part.encode() for part in settings.secret.split(",") if part]
 
 
 def render_settings(settings: Settings) -> render_policy.Settings:

@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.consent:consent",
         "Who agreed to what: show, grant, revoke, import, export; rules.",
     ),
+    "erase": (
+        "streams.ops.erase:erase",
+        "Erase what is held about a person but a hash, and look where it is left.",
+    ),
+    "export": ("streams.ops.erase:export", "Everything that is held about a person, as JSON."),
     "list": ("streams.ops.lists:group", "Who gets no marketing mail by screen's rules, and why not."),
     "classify": ("streams.ops.classify:classify", "What SMTP replies, bounces and reports mean."),
     "inbound": (

@@ -136,6 +136,10 @@ class Settings:
         """The broker's name of a logical topic."""
         return self.prefix + name
 
+    def secrets(self) -> list[bytes]:
+        """The secrets of tokens and hashes: the first makes them, all are accepted."""
+        return [part.encode() for part in self.secret.split(",") if part]
+
     def environment(self) -> dict[str, str]:
         """The variables that make these settings again (for child processes)."""
         found = {}

@@ -32,7 +32,6 @@ from schemas.mail import NOW
 from schemas.outcome import Outcome
 from schemas.suppression import Suppression
 from streams.admin import check
-from streams.app import secrets_of
 from streams.broker import make_reader, started, stopped
 from streams.ops.audit import committed, read_topic
 from streams.ops.kept import KEPT, SLACK, File, name_of, open_file, said
@@ -280,7 +279,7 @@ class _Partition:
 
 def _names(settings: Settings) -> Callable[[str], tuple[str, ...]]:
     # Without a secret the hashes cannot be told: they differ, and that is told.
-    return Pseudonyms(secrets_of(settings)).of if settings.secret else lambda address: ("#",)
+    return Pseudonyms(settings.secrets()).of if settings.secret else lambda address: ("#",)
 
 
 def _imported(topic: str, value: bytes) -> bool:

@@ -136,7 +136,7 @@ def release(
 ) -> None:  # fmt: skip
     """Release ADDRESSES: every suppression of the tenant, or those that the options name.
 
-    A global suppression is only released with --scope global.
+    A global suppression is only released with --scope global, and so is somebody who was erased.
 
     \b
     Example: mailsluice suppress release anna@example.org --reason hard_bounce --why "mailbox is back"
@@ -170,9 +170,10 @@ def _apply(
         if as_json:
             echo_json({"to": event.to, "event": event.id, "row": msgspec.to_builtins(row) if row else None})
         elif row is None:
-            click.echo(
-                f"{event.to}: no change seen within {wait:g} s (it was so already, or the stage suppress does not run)"
-            )
+            why = "it was so already, or the stage suppress does not run"
+            if any(r.reason == "erased" and r.active for r in run(settings, rows_of(settings, event.to))):
+                why = "it was erased: that forbids all mail, and only `suppress release --scope global` takes it back"
+            click.echo(f"{event.to}: no change seen within {wait:g} s ({why})")
         else:
             click.echo(f"{event.to}: {_says(row, now)}")
     sys.exit(1 if unchanged else 0)

@@ -33,6 +33,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from agents.suppress.policy import REASONS, SCOPES
 from schemas.address import normalise
 from schemas.codec import Malformed, encode, header_list, parse
+from schemas.erasure import Pseudonyms
 from schemas.event import Kind, MailEvent
 from schemas.identity import event_id, partition_of
 from schemas.suppression import Suppression
@@ -213,10 +214,11 @@ async def rows_of(settings: Settings, address: str) -> list[Suppression]:
 
 
 async def rows_in(table: Table[T], settings: Settings, address: str) -> list[T]:
-    """Every row of an address, the newest of each key. Raises Malformed."""
+    """Every row of an address, and of its hashes where it was erased; the newest of each key. Raises Malformed."""
     to = normalise(address).key
     partitions = (await check(settings)).partitions
-    prefix, found = f"{to}|".encode(), dict[bytes, T]()
+    hashes = Pseudonyms(settings.secrets()).of(to)
+    prefix, found = tuple(f"{name}|".encode() for name in (to, *hashes)), dict[bytes, T]()
     async with aclosing(read_to_end(settings, [(table.topic, partition_of(to, partitions))])) as records:
         async for record in records:
             if record.key is None or not record.key.startswith(prefix):

@@ -1,0 +1,273 @@
+"""``mailsluice erase`` and ``mailsluice export``: what is held about a person, handed out or removed (GDPR, articles
+15 and 17)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import click
+import msgspec
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from schemas.address import normalise
+from schemas.codec import Malformed, parse
+from schemas.erasure import Pseudonyms
+from schemas.event import MailEvent
+from schemas.hold import Command
+from schemas.identity import event_id
+from schemas.suppression import Suppression
+from streams.admin import check
+from streams.ops.ask import as_json, asked, at_broker, console, echo_json, run, utc
+from streams.ops.person import STATES, Rows, States, as_dict, bounds, erased_at, held, pattern, value_of
+from streams.ops.queue_scan import audited
+from streams.ops.suppress import login_name
+from streams.ops.suppressions import change
+from streams.settings import Settings
+
+STANDS = "as long as its row stands"
+FOR_EVER = "not by itself: run `mailsluice topics apply`"
+
+
+@dataclass
+class Left:
+    """What topics still say: topic -> records and the time of the newest, Unix seconds."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    newest: dict[str, float] = field(default_factory=dict)
+
+    def until(self, within: Mapping[str, tuple[float, float]], erased: float) -> dict[str, float]:
+        """When the last record of each topic is gone, Unix seconds. ``within``: see ``person.bounds``; ``erased``:
+        when the rows were deleted, 0 = they were not."""
+        found = {}
+        for topic, newest in self.newest.items():
+            by_time, by_cleaning = within[topic]
+            found[topic] = min(
+                newest + by_time, max(erased, newest) + by_cleaning if erased else float("inf")
+            )
+        return found
+
+
+def _person(address: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """The normalised address and its hashes. Raises UsageError."""
+    try:
+        to = normalise(address).key
+    except Malformed as error:
+        raise click.UsageError(error.detail) from None
+    if not settings.secret:
+        raise click.UsageError(
+            "MAILSLUICE_SECRET is not set: who was erased is known by a hash that needs it. Give the workers' own"
+        )
+    return to, Pseudonyms(settings.secrets()).of(to)
+
+
+async def _scan(settings: Settings, to: str, partitions: int) -> Left:
+    left = Left()
+    async with aclosing(held(settings, to, partitions)) as records:
+        async for record in records:
+            left.records[record.topic] += 1
+            left.newest[record.topic] = max(left.newest.get(record.topic, 0.0), record.timestamp / 1000)
+    return left
+
+
+@click.command("erase")
+@click.argument("address")
+@click.option("--why", help="The reason, for the record; needed unless --check or --dry-run.")
+@click.option("--by", default=None, help="Who says so; default: the login name.")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; say where the address occurs.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be deleted.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait until the rows are gone.",
+)
+@at_broker
+@as_json
+def erase(
+    address: str, why: str | None, by: str | None, only_check: bool, dry_run: bool, wait: float,
+    broker: str | None, prefix: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Erase what is held about ADDRESS, for all tenants, but for a keyed hash: it gets no mail again.
+
+    The stages that hold rows about the address delete them at once; what topics hold beside that goes with
+    their retention, and deleted rows with compaction: the command says until when. The hash is pseudonymous:
+    who has MAILSLUICE_SECRET can tell whether an address was erased. `suppress release --scope global`
+    takes the erasure back for the future. --check reads every topic from its start.
+
+    \b
+    Example: mailsluice erase anna@example.org --why "asked for it on 3 May"
+             mailsluice erase anna@example.org --check
+    Exit code: 0 erased (--check: the address occurs nowhere); 1 not all rows are gone (--check: it
+    occurs somewhere); 2 a bad address or option.
+    """
+    settings = asked(broker, prefix)
+    to, hashes = _person(address, settings)
+    if only_check:
+        sys.exit(_told_check(run(settings, _check(settings, to, hashes)), as_json))
+    if not why and not dry_run:
+        raise click.UsageError("give --why: the reason goes on record")
+    found = run(settings, _erase(settings, to, hashes, why or "", login_name(by), wait, dry_run))
+    if as_json:
+        echo_json(found)
+    else:
+        _tell(found)
+    sys.exit(0 if dry_run or (found["erased"] and not found["not_deleted"]) else 1)
+
+
+async def _erase(
+    settings: Settings, to: str, hashes: tuple[str, ...], why: str, by: str, wait: float, dry_run: bool
+) -> dict[str, Any]:
+    partitions = (await check(settings)).partitions
+    states = States(settings, to, hashes, partitions)
+    before = (await states.read()).counts()
+    left = await _scan(settings, to, partitions)
+    now = time.time()
+    found: dict[str, Any] = {"dry_run": dry_run, "rows": before, "erased": bool(erased_at(states.rows.marks))}
+    if not dry_run:
+        reason = pattern(to).sub(hashes[0].encode(), why.encode()).decode()[:1000]
+        event = MailEvent(
+            id=event_id(to, "erased", f"{now:.3f}"),
+            kind="erased",
+            mail="",
+            time=now,
+            to=to,
+            by=by[:200],
+            detail=reason,
+        )
+        command = Command(what="erase", on={"address": hashes[0]}, who=by[:200], why=reason, time=now)
+        async with audited(settings, command) as (_, counts):
+            made = (await change(settings, [event], wait)).get(event.id)
+            rows = await _gone(states, wait if made else 0.0)
+            counts |= before | {f"{topic} (not deleted)": n for topic, n in rows.counts().items()}
+        found |= {"erased": made is not None, "event": event.id, "hash": made.to if made else hashes[0]}
+        left.records["mail-events"] += 1  # that of the erasure itself
+        left.newest["mail-events"] = now
+        for topic in before:
+            left.newest[topic] = now
+    found["not_deleted"] = {} if dry_run else states.rows.counts()
+    until = left.until(await bounds(settings), 0.0 if dry_run else now)
+    found["left"] = {
+        topic: {"records": left.records[topic], "until": _day(until[topic])} for topic in left.newest
+    }
+    return found
+
+
+async def _gone(states: States, wait: float) -> Rows:
+    """Read on until no row is left, ``wait`` seconds at most."""
+    end = time.monotonic() + wait
+    while (rows := await states.read()).counts() and time.monotonic() < end:
+        await asyncio.sleep(0.3)
+    return rows
+
+
+def _day(seconds: float) -> str | None:
+    return utc(seconds) if seconds < 1e11 else None
+
+
+def _tell(found: Mapping[str, Any]) -> None:
+    rows = ", ".join(f"{count} in {topic}" for topic, count in found["rows"].items())
+    what = "rows that would be deleted" if found["dry_run"] else "rows found"
+    click.echo(f"{what}: {rows or 'none'}")
+    if not found["dry_run"]:
+        if found["erased"]:
+            click.echo(
+                f"erased: what is left to know the address by is {found['hash']} (event {found['event']})"
+            )
+        else:
+            click.echo("written, but not seen in force: does the stage suppress run?")
+        for topic, count in found["not_deleted"].items():
+            click.echo(
+                f"not deleted yet: {count} in {topic}; does the stage run that owns them? Look again with --check"
+            )
+        click.echo("classify was told to forget whose mail it was")
+    ends = STANDS if found["dry_run"] else FOR_EVER
+    _table(found["left"], "records in topics, and when the last is gone", ends)
+
+
+def _table(left: Mapping[str, Mapping[str, Any]], title: str, ends: str) -> None:
+    if not left:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in ("topic", "records", "until"):
+        table.add_column(name, justify="right" if name == "records" else "left")
+    for topic, each in left.items():
+        table.add_row(topic, f"{each['records']:,}", Text(each["until"] or ends))
+    console().print(table)
+
+
+async def _check(settings: Settings, to: str, hashes: tuple[str, ...]) -> dict[str, Any]:
+    partitions = (await check(settings)).partitions
+    rows = await States(settings, to, hashes, partitions).read()
+    left, erased = await _scan(settings, to, partitions), erased_at(rows.marks)
+    until = left.until(await bounds(settings), erased)
+    return {
+        "erased": utc(erased) if erased else None,
+        "rows": rows.counts(),
+        "left": {t: {"records": n, "until": _day(until[t])} for t, n in left.records.items()},
+    }
+
+
+def _told_check(found: Mapping[str, Any], as_json: bool) -> int:
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(f"erased {found['erased']}" if found["erased"] else "not erased")
+        for topic, count in found["rows"].items():
+            click.echo(f"{count} rows in force in {topic}")
+        if found["left"]:
+            ends = FOR_EVER if found["erased"] else STANDS
+            _table(found["left"], "records that say the address, and when the last is gone", ends)
+        else:
+            click.echo("the address occurs in no topic")
+    return 1 if found["left"] or found["rows"] else 0
+
+
+@click.command("export")
+@click.argument("address")
+@click.option("--out", type=click.File("w", encoding="utf-8"), default="-", help="Default: standard output.")
+@at_broker
+def export(address: str, out: TextIO, broker: str | None, prefix: str | None) -> None:
+    """Everything that is held about ADDRESS, as one JSON object: the rows of all states, and every record of
+    every topic that says the address, with where and when it was written.
+
+    Reads every topic from its start. Of somebody who was erased there is the hash, and what retention has
+    not taken yet.
+
+    \b
+    Example: mailsluice export anna@example.org --out anna.json
+    Exit code: 0 written, also where nothing is held; 2 a bad address.
+    """
+    settings = asked(broker, prefix)
+    to, hashes = _person(address, settings)
+    count = run(settings, _export(settings, to, hashes, out))
+    click.echo(f"{count:,} records written", err=True)
+
+
+async def _export(settings: Settings, to: str, hashes: tuple[str, ...], out: TextIO) -> int:
+    partitions = (await check(settings)).partitions
+    rows = await States(settings, to, hashes, partitions).read()
+    about = {
+        "address": to,
+        "exported": utc(time.time()),
+        "erased": [msgspec.to_builtins(parse(raw, Suppression)) for raw in rows.marks.values()],
+        **{state.name: [value_of(raw) for raw in rows.of[state.name].values()] for state in STATES},
+    }
+    # Record by record: a person's mails of a year need not fit into memory.
+    out.write(orjson.dumps(about).decode()[:-1] + ', "records": [')
+    count = 0
+    async with aclosing(held(settings, to, partitions)) as records:
+        async for record in records:
+            out.write((",\n" if count else "\n") + orjson.dumps(as_dict(record)).decode())
+            count += 1
+    out.write("\n]}\n")
+    return count
