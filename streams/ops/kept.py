@@ -12,6 +12,7 @@ from agents.deliver.row import newer as newer_outcome
 from agents.deliver.row import reduce_outcome
 from schemas.address import hashed
 from schemas.codec import parse
+from schemas.consent import StreamConsent
 from schemas.contact import Contact
 from schemas.gate import GateRow
 from schemas.suppression import Suppression
@@ -30,6 +31,10 @@ def _newer_suppression(old: bytes, new: bytes) -> bool:
     return parse(new, Suppression).version >= parse(old, Suppression).version
 
 
+def _newer_consent(old: bytes, new: bytes) -> bool:
+    return parse(new, StreamConsent).version >= parse(old, StreamConsent).version
+
+
 def _newer_contact(old: bytes, new: bytes) -> bool:
     return parse(new, Contact).version >= parse(old, Contact).version
 
@@ -41,6 +46,8 @@ KEPT: dict[tuple[str, str], Callable[[], Merged]] = {
     ("deliver", "mail-outcomes"): lambda: Merged(reduce_outcome, newer_outcome),
     ("deliver", "mail-suppressions"): lambda: Merged(newer=_newer_suppression),
     ("suppress", "mail-suppressions"): lambda: Merged(newer=_newer_suppression),
+    ("screen", "mail-consents"): lambda: Merged(newer=_newer_consent),
+    ("suppress", "mail-consents"): lambda: Merged(newer=_newer_consent),
     ("score", "mail-contacts"): lambda: Merged(newer=_newer_contact),
 }
 """(stage, topic) -> how the stage's files merge the topic."""

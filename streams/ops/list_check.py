@@ -82,8 +82,17 @@ POOR = ("no_mail_host", "mistyped_domain", "disposable_domain", "hard_bounce", "
 class Gathered:
     """The list in a database file in ``home``. Use it in a ``with`` block's directory: it is not deleted here."""
 
-    def __init__(self, home: Path, tenant: str, stream: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        tenant: str,
+        stream: str,
+        names: Callable[[str], tuple[str, ...]] = lambda address: (),
+    ) -> None:
+        """``names`` gives the keyed hashes under which an address may be known that was erased."""
         self.tenant, self.stream = tenant, stream
+        self._names = names
+        self._erased = False
         self._db = sqlite3.connect(home / "list.sqlite", isolation_level=None)
         self._db.executescript(
             "PRAGMA journal_mode=off; PRAGMA synchronous=off; PRAGMA temp_store=file; BEGIN"
@@ -131,7 +140,9 @@ class Gathered:
                 continue
             who, _, rest = key.decode("utf-8", "replace").partition("|")
             self._experience(record, who, rest)
-            if not self._db.execute("SELECT 1 FROM people WHERE who = ?", (who,)).fetchone():
+            if who.startswith("#"):
+                self._erased = True
+            elif not self._db.execute("SELECT 1 FROM people WHERE who = ?", (who,)).fetchone():
                 continue
             name = record.topic.encode() + b"|" + key
             if record.value:
@@ -199,11 +210,11 @@ class Gathered:
     def _known(self, who: str) -> Iterator[tuple[str, bytes]]:
         contact = f"mail-contacts|{who}|{self.tenant}".encode()
         consent = f"mail-consents|{who}|{self.tenant}|{self.stream}".encode()
-        first = f"mail-suppressions|{who}|".encode()
-        yield from self._db.execute(
-            "SELECT topic, value FROM known WHERE key IN (?, ?) OR (key >= ? AND key < ?)",
-            (contact, consent, first, first[:-1] + b"}"),
-        )
+        yield from self._db.execute("SELECT topic, value FROM known WHERE key IN (?, ?)", (contact, consent))
+        for name in (who, *(self._names(who) if self._erased else ())):
+            first = f"mail-suppressions|{name}|".encode()
+            between = (first, first[:-1] + b"}")
+            yield from self._db.execute("SELECT topic, value FROM known WHERE key >= ? AND key < ?", between)
 
     def _person(
         self, line: int, who: str, tracked: bool, status: str, known: dict[str, list[bytes]], contact: Known,

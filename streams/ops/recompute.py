@@ -4,6 +4,7 @@
     gate one's rows          mail-screen-log; files of screen      its changelog; mail-enqueued, mail-screened
     gate two's rows          files of deliver                      mail-outcomes
     suppressions             mail-suppressions; files of three     mail-events
+    consents                 mail-consents; files of two           mail-events
     contacts                 mail-contacts; files of two           mail-events
     the book of classify     its files                             mail-outcomes
 
@@ -33,6 +34,7 @@ from schemas.outcome import Outcome
 from schemas.suppression import Suppression
 from streams.admin import check
 from streams.broker import make_reader, started, stopped
+from streams.operators import consent_rules_of
 from streams.ops.audit import committed, read_topic
 from streams.ops.kept import KEPT, SLACK, File, name_of, open_file, said
 from streams.ops.read import Place, read_to_end
@@ -42,7 +44,7 @@ from streams.settings import Settings
 
 SHOWN = 20
 """Differences of one state and partition that are told one by one."""
-LOGS = ("mail-screen-log", "mail-suppressions", "mail-contacts", "mail-outcomes")
+LOGS = ("mail-screen-log", "mail-suppressions", "mail-consents", "mail-contacts", "mail-outcomes")
 FLOW = ("mail-events", "mail-enqueued" + NOW, "mail-enqueued", "mail-screened" + NOW, "mail-screened")
 READERS = {"mail-events": ("suppress", "score"), "mail-enqueued": ("screen",)}
 
@@ -219,7 +221,7 @@ class _Partition:
     ) -> None:
         """What the changelogs follow from, and what follows from them."""
         p, names = self._partition, _names(self._settings)
-        suppressions, contacts = Suppressions(names), Contacts(names)
+        suppressions, contacts = Suppressions(names, consent_rules_of(self._settings)), Contacts(names)
         strange: dict[bytes, str] = {}
         whose: dict[bytes, str] = {}
 
@@ -246,6 +248,7 @@ class _Partition:
         self._tell(f"mail-screen-log/{p}", {k.encode(): f"expected {a}, found {b}" for k, a, b in rows})
         self._found.rows += len(self._gate.rows)
         self._compare_log("mail-suppressions", suppressions)
+        self._compare_log("mail-consents", suppressions.consents)
         self._compare_log("mail-contacts", contacts)
 
     def _knows(self, record: Record) -> bool:
@@ -286,5 +289,7 @@ def _imported(topic: str, value: bytes) -> bool:
     """Whether somebody wrote the row who is no stage of ours: no event explains it."""
     if topic == "mail-contacts":
         return not parse(value, Contact).seen
+    if topic == "mail-consents":
+        return False
     row = parse(value, Suppression)
     return row.reason == "manual" or len(row.origin) != 32

@@ -12,9 +12,11 @@ from agents.score import erased as score_erased
 from agents.score import policy as score
 from agents.screen.agent import candidate
 from agents.screen.policy import Candidate, keys_of, looked_up, missing
-from agents.suppress import erased
+from agents.suppress import consent, erased
 from agents.suppress import policy as suppress
 from schemas.codec import Malformed, Record, decode, encode, parse
+from schemas.consent import StreamConsent
+from schemas.consent_rules import ConsentRules
 from schemas.contact import Contact
 from schemas.erasure import Erasure
 from schemas.event import MailEvent, written
@@ -76,10 +78,14 @@ class Told:
 
 
 class Suppressions(Told):
-    """``mail-suppressions`` from ``mail-events``. ``names`` gives the keyed hashes of an address."""
+    """``mail-suppressions`` from ``mail-events``; ``consents``: the same of ``mail-consents``. ``names`` gives the
+    keyed hashes of an address, ``rules`` say who takes subscriptions."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, rules: ConsentRules | None = None) -> None:
         super().__init__()
+        self.consents = Told()
+        self._agreed: dict[str, dict[bytes, StreamConsent]] = {}
+        self._rules = rules or ConsentRules()
         self._names = names
         self._rows: dict[str, dict[bytes, Suppression]] = {}
         self._settings = suppress.Settings()
@@ -87,7 +93,7 @@ class Suppressions(Told):
     def add(self, record: Record, sure: bool) -> None:
         """The next event."""
         event = _event(record)
-        if event is None or not suppress.matters(event):
+        if event is None or not (suppress.matters(event) or consent.matters(event)):
             return
         rows, now = self._rows.setdefault(event.to, {}), written(record, event)
         if event.kind == "erased":
@@ -95,17 +101,31 @@ class Suppressions(Told):
             for row in gone:
                 del rows[row.key]
                 self.put(row.key, None, sure)
+            old = erased.mark_among(list(rows.values()))
+            if mark is not None or (old is not None and old.active):
+                for key in self._agreed.pop(event.to, ()):
+                    self.consents.put(key, None, sure)
             return self._put(rows, mark, sure)
         mark = erased.mark_among(list(rows.values()))
         if erased.silent(event, mark, now):
             return self._put(rows, erased.take_back(event, mark, now), sure)
         try:
             clear = [row for row in rows.values() if row is not mark]
-            found = suppress.decide(event, clear, self._settings, now)
+            found = suppress.decide(event, clear, self._settings, now) if suppress.matters(event) else []
         except Malformed:  # dead-lettered
             return
+        if consent.matters(event):
+            self._agree(event, clear, now, sure)
         for row in found:
             self._put(rows, row, sure)
+
+    def _agree(self, event: MailEvent, against: list[Suppression], now: float, sure: bool) -> None:
+        rows = self._agreed.setdefault(event.to, {})
+        rule = self._rules.of(event.tenant, consent.stream_of(event))
+        row = consent.decide(event, list(rows.values()), against, rule, now).row
+        if row is not None:
+            rows[row.key] = row
+            self.consents.put(row.key, encode(row), sure)
 
     def _put(self, rows: dict[bytes, Suppression], row: Suppression | None, sure: bool) -> None:
         if row is not None:

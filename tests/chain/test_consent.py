@@ -13,6 +13,8 @@ import pytest
 
 from schemas.lanes import lane_names, lane_topic
 from schemas.send import Consent
+from streams.ops.kept import homes_in
+from streams.ops.recompute import differences
 from streams.ops.scene import SENDER
 from tests.support.stories import Story
 
@@ -80,6 +82,8 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
         # Max is bombed: six forms of two tenants; three mails reach him.
         for n in range(5):
             await subscribe(MAX, "quay" if n % 2 else "pier")
+            if n == 2:
+                assert story.kill("hygiene")  # what is worked on twice asks nobody twice
         await story.settled(60, 5)
         await story.until("mail-events", lambda found: said(found, "subscription_requested", MAX) == 5)
         lanes = await mails(story)
@@ -99,6 +103,7 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
         assert row["changes"][0]["wording"] == "I want the harbour news by e-mail"
         assert "from 127.0.0.1" in row["changes"][0]["proof"]
 
+        await asyncio.sleep(KNOWN)
         await story.campaign("news", tenant="quay", html=PAGE)
         await story.send(
             ADA, EVE, MAX, campaign="news", tenant="quay", consent=Consent(opens=True, clicks=True)
@@ -146,6 +151,14 @@ async def test_who_confirmed_gets_the_campaign_and_nobody_else_does(embedded_bro
             "suppressed"
         ]
 
+        # The consents are what the events say, also after a kill.
+        for _ in range(40):
+            told = await differences(story.scene.settings, homes_in(story.scene.settings.state))
+            if not told:
+                break
+            await asyncio.sleep(0.5)
+        assert told == []
+
 
 def revoked(record) -> bool:
     return any(change["says"] == "revoked" for change in json.loads(record.value).get("changes", ()))
@@ -161,4 +174,6 @@ async def campaign_mails(story: Story) -> list:
 
 
 def said(records: list, kind: str, to: str) -> int:
-    return sum(e["kind"] == kind and e.get("to") == to for e in (orjson.loads(r.value) for r in records))
+    """How many different events: after a kill some come twice."""
+    events = [orjson.loads(r.value) for r in records]
+    return len({e["id"] for e in events if e["kind"] == kind and e.get("to") == to})

@@ -23,7 +23,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "intake": ("mail-enqueued", "mail-screen-log", "mail-screened"),
     "compose": ("mail-lane-*",),
     "deliver": ("mail-outcomes", "mail-wait-*"),
-    "hygiene": ("mail-events", "mail-suppressions", "mail-contacts", "mail-lane-*"),
+    "hygiene": ("mail-events", "mail-suppressions", "mail-consents", "mail-contacts", "mail-lane-*"),
 }
 """Stage group -> what its workers write; hygiene's lanes are the ladder's mail coming back."""
 COMMITS: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ COMMITS: Mapping[str, tuple[str, ...]] = {
     "hygiene": ("wait", "classify", "suppress", "score"),
 }
 SMTP = ("before MAIL", "after 354", "before dot", "after dot", "after reply")
-RARE = frozenset({"mail-wait-*", "mail-suppressions", "mail-lane-*"})
+RARE = frozenset({"mail-wait-*", "mail-suppressions", "mail-consents", "mail-lane-*"})
 """What is not written all the time: the first such moment has to do."""
 FLIPS = ("clock", "dns", "template", "suppress", "cancel", "")
 """What is different at the second try, so that it may decide otherwise."""
@@ -66,6 +66,7 @@ STOPS = (
     *(Point("deliver", f"{phase} mail-wait-*", True) for phase in ("before", "acked")),
     Point("intake", "before mail-screen-log"),
     Point("hygiene", "before mail-suppressions", True),
+    Point("hygiene", "before mail-consents", True),
     Point("hygiene", "before mail-contacts"),
 )
 """Those at which a worker may be stopped and wake as somebody who owns nothing any more: deliver with mail

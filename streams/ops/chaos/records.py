@@ -41,7 +41,7 @@ OUTPUT: Mapping[str, tuple[str, ...]] = {
     "control": ("mail-lane-policy",),
 }
 """What a group writes while it works."""
-COMPACTED = ("mail-screen-log", "mail-suppressions", "mail-contacts")
+COMPACTED = ("mail-screen-log", "mail-suppressions", "mail-consents", "mail-contacts")
 """State topics that the broker compacts here as it goes, not when a gigabyte is full."""
 
 

@@ -16,6 +16,7 @@ from schemas.codec import Record, encode
 from schemas.consent import StreamConsent
 from schemas.consent_rules import ConsentRule, ConsentRules
 from schemas.contact import Contact
+from schemas.erasure import Pseudonyms
 from schemas.hosts import NO_DOMAIN, NULL_MX, UNKNOWN, MailHosts, MxHost
 from schemas.identity import partition_of
 from schemas.suppression import Suppression
@@ -116,6 +117,19 @@ def test_who_is_suppressed_counts_by_reason_and_only_in_the_scope(tmp_path: Path
     (home := tmp_path / "2").mkdir()
     found, _ = check(home, text, *rows, stream="transactional")
     assert found.verdicts == {"hard_bounce": 1}
+
+
+def test_who_was_erased_is_found_by_the_hash(tmp_path: Path) -> None:
+    names = Pseudonyms([b"0123456789abcdef0123456789abcdef"]).of
+    mark = Suppression(tenant="", to=names("a@x.test")[0], scope="global", reason="erased")
+    found, gathered = Checked(), Gathered(tmp_path, "t", "transactional", names)
+    gathered.read(["to\n", "a@x.test\n", "b@x.test\n"], found)
+    asyncio.run(check_list(gathered, found, records(mark), None, lambda: None))
+    assert [(p.to, p.verdict) for p in gathered.judge(PLAIN, ConsentRules(), found, NOW)] == [
+        ("a@x.test", "erased"),
+        ("b@x.test", ""),
+    ]
+    gathered.close()
 
 
 def test_screen_s_rules_and_consents_say_what_they_would_say_of_a_mail(tmp_path: Path) -> None:
