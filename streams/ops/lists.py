@@ -23,7 +23,7 @@ from agents.screen.rules_file import BadRules, warnings_of
 from schemas.consent_rules import BadConsents
 from schemas.erasure import Pseudonyms
 from streams.admin import check as check_topics
-from streams.app import screening_of, secrets_of
+from streams.app import screening_of
 from streams.operators import consent_rules_of
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run
 from streams.ops.list_bounces import DECAY
@@ -172,7 +172,7 @@ def check(
         raise click.UsageError(str(error)) from None
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     with tempfile.TemporaryDirectory(prefix="mailsluice-") as home:
-        names = Pseudonyms(secrets_of(settings)).of if settings.secret else lambda address: ()
+        names = Pseudonyms(settings.secrets()).of if settings.secret else lambda address: ()
         gathered = Gathered(Path(home), tenant, stream, names)
         try:
             gathered.read(iter(partial(text.readline, LONGEST_LINE), ""), found)
