@@ -79,8 +79,8 @@ from streams.pipeline import BY_NAME, CHAINS
 from streams.resolver import Resolver
 from streams.runner import Runner
 from streams.settings import Settings
-from streams.state import StateFiles
-from streams.store import first_word
+from streams.state import UNATTENDED, StateFiles
+from streams.store import delete, first_word, left_alone
 from streams.sts import Sts
 from streams.tables import Campaigns, WithViews
 from streams.tls_policies import TlsPolicies
@@ -90,6 +90,11 @@ from streams.work import Turns
 
 log = logging.getLogger("mailsluice.app")
 _CAMPAIGN = {"type": b"campaign", "version": b"1"}
+ATTEND = 1800.0
+"""Seconds between looks at state files that nobody writes any more."""
+BOOK_KEPT = 7 * 86400.0
+"""Seconds for which the book of a partition that went to another worker is kept: it is filled from no topic, and
+who was erased meanwhile is still in it."""
 ENVELOPE = 65_536
 """Bytes of a record that signatures and headers may take."""
 Fatal = Callable[[int, str], Any]
@@ -209,7 +214,11 @@ class App:
     def _states(self, stage: Stage, topic: str, follower: Follower, **options: Any) -> StateFiles:
         if topic == "mail-suppressions" and self.settings.secret:
             options["hash_keys"] = Pseudonyms(self.settings.secrets()).known
-        return StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
+        if KNOWN[topic].kept == "compact":
+            options["unattended"] = UNATTENDED
+        files = StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
+        self._every(ATTEND, files.attend)
+        return files
 
     async def _build(self, stage: Stage, ownership: Ownership) -> Agent:
         build = self._check_campaigns if stage.name == "campaigns" else getattr(self, f"_{stage.name}")
@@ -464,7 +473,14 @@ class App:
             for out in agent.flush(self.clock()):
                 self.publish(out)
 
+        def tidy() -> None:
+            mine = {f"book-{partition}.sqlite" for partition in agent.owned}
+            for path in directory.glob("book-*.sqlite"):
+                if path.name not in mine and left_alone(path, self.clock()) > BOOK_KEPT:
+                    delete(path)
+
         self._every(1.0, flush)
+        self._every(ATTEND, tidy)
         return agent
 
     async def _suppress(self, stage: Stage, ownership: Ownership) -> Agent:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from schemas.erasure import MARK
 from streams.broker import die
 from streams.follow import Follower, OutsideLog
 from streams.incarnation import Mark, mark_of, read_marks, write_marks
-from streams.store import Store, Taken, first_word, whole
+from streams.store import Store, Taken, delete, first_word, left_alone, whole
 
 log = logging.getLogger("mailsluice.state")
 Newer = Callable[[bytes, bytes], bool]
@@ -67,6 +69,11 @@ def _beginning(own: dict[bytes, bytes | None], prefix: bytes) -> list[tuple[byte
     return [(key, own[key]) for key in keys if key.startswith(prefix)]
 
 
+UNATTENDED = 86400.0
+"""Seconds after which a file that nobody wrote is not trusted. A compacted topic keeps deletions for two days
+(``streams.admin.KEPT_TOMBSTONES``): an older file would keep for ever who was erased meanwhile."""
+
+
 class PartitionState:
     """One partition of a compacted topic in SQLite; ``put`` writes to the topic, the tail to the file."""
 
@@ -82,8 +89,11 @@ class PartitionState:
         reduce: Reduce | None = None,
         until: Callable[[bytes], float] | None = None,
         rewrite: Callable[[Out], None] | None = None,
+        unattended: float = 0.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """``until``: instead of ``reduce`` where the file keeps values as they are."""
+        """``until``: instead of ``reduce`` where the file keeps values as they are. ``unattended``: seconds after
+        which the file is begun anew, 0 = never; ``clock`` Unix seconds."""
         self.topic = topic
         self.partition = partition
         self._store = store
@@ -93,6 +103,8 @@ class PartitionState:
         self._reduce = reduce
         self._until = until
         self._rewrite = rewrite
+        self._unattended = unattended
+        self._clock = clock
         self._own: dict[bytes, bytes | None] = _Own() if store.by_word else {}
         """Own writes that the tail has not brought back yet: they win over the file."""
         self._expected: Mark | None = None
@@ -106,6 +118,7 @@ class PartitionState:
         """Read the log from the stored position to its end. A position outside the log, or below a record
         that is another one than the file was filled from (the topic was made anew), starts anew."""
         first = await self._follower.first(self.topic, self.partition)
+        self._if_unattended()
         # Below the log's start nothing is missing: a compacted topic keeps the last value of every key.
         start = max(self._store.position(self.topic), first)
         self._strange, self._expected = False, None
@@ -119,7 +132,24 @@ class PartitionState:
         else:
             if self._strange or self._expected is not None:
                 await self._again(first, f"{self.topic}/{self.partition} was made anew")
+        self.attend()
         self._sift()
+
+    def _if_unattended(self) -> None:
+        away = self._clock() - self._store.seen
+        if self._unattended and self._store.position(self.topic) >= 0 and not -3600 < away < self._unattended:
+            log.info("%s was left alone for too long to be trusted; it is filled anew", self._store.path.name)
+            self._store.begin_anew()
+            self.hashed = False
+
+    def attend(self) -> None:
+        """Note that the file is as the log is, if it is. Call it now and then."""
+        if self._follower.fresh(self.topic, self.partition, 60.0):
+            try:
+                self._store.flush()
+                self._store.attended(self._clock())
+            except (sqlite3.Error, Taken) as error:
+                self._broken(error)
 
     async def _again(self, first: int, why: str) -> None:
         log.error("%s; %s is filled again from the log's start", why, self._store.path.name)
@@ -139,6 +169,9 @@ class PartitionState:
         """Stop following and close the file."""
         if self._sifting is not None:
             self._sifting.cancel()
+        if self._follower is not None and self._follower.fresh(self.topic, self.partition, 60.0):
+            with contextlib.suppress(sqlite3.Error):  # a full disk: it is filled anew
+                self._store.attended(self._clock())
         self._follower.forget(self.topic, self.partition)
         self._store.close()
 
@@ -303,6 +336,8 @@ class StateFiles:
         rewrite: Callable[[Out], None] | None = None,
         head: Callable[[bytes], bytes] = whole,
         hash_keys: Collection[str] | None = None,
+        unattended: float = 0.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """``head``: the part of a key that rows are found by (see ``Store``); ``until`` as for a partition.
         ``hash_keys``: names of the keys that hashes of erased people are looked under; others are told."""
@@ -318,6 +353,8 @@ class StateFiles:
             "reduce": reduce,
             "until": until,
             "rewrite": rewrite,
+            "unattended": unattended,
+            "clock": clock,
         }
         self._open: dict[int, PartitionState] = {}
 
@@ -360,6 +397,22 @@ class StateFiles:
     def __call__(self, partition: int) -> PartitionState:
         """The open state of a partition: what an agent reads as its view. Raises KeyError when not open."""
         return self._open[partition]
+
+    def attend(self) -> None:
+        """Note that what is open is up to date, and delete the files that former assignments left and nobody has
+        written for ``unattended``: who was erased since is still in them."""
+        for state in self._open.values():
+            state.attend()
+        if not self._options["unattended"]:
+            return
+        mine = {f"{self._topic}-{partition}.sqlite" for partition in self._open}
+        for path in self._directory.glob(f"{self._topic}-*.sqlite"):
+            if (
+                path.name not in mine
+                and left_alone(path, self._options["clock"]()) > self._options["unattended"]
+            ):
+                log.info("%s is of a partition that is not ours any more; it is deleted", path.name)
+                delete(path)
 
     def opened(self) -> list[PartitionState]:
         """The states open now."""

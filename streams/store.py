@@ -53,6 +53,18 @@ def _hash(part: bytes) -> int:
     return int.from_bytes(blake2b(part, digest_size=4).digest(), "big")
 
 
+def delete(path: Path) -> None:
+    """Delete a database and its companions."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def left_alone(path: Path, now: float) -> float:
+    """Seconds for which nobody has written a database."""
+    parts = (Path(f"{path}{suffix}") for suffix in ("", "-wal"))
+    return now - max((part.stat().st_mtime for part in parts if part.exists()), default=now)
+
+
 class Store:
     """Keys and values with an expiry (Unix seconds, 0 = never) and one position per followed log."""
 
@@ -328,6 +340,16 @@ class Store:
         self.flush()
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
+    def attended(self, now: float) -> None:
+        """Note that the file has all that its logs have at ``now`` (Unix seconds). Raises sqlite3.Error."""
+        self._db.execute("INSERT OR REPLACE INTO about VALUES ('seen', ?)", (f"{now:.0f}",))
+
+    @property
+    def seen(self) -> float:
+        """When that was noted last, 0 = never."""
+        row = self._db.execute("SELECT v FROM about WHERE k = 'seen'").fetchone()
+        return float(row[0]) if row else 0.0
+
     def close(self) -> None:
         """Write what waits, if that can be, and close the file."""
         try:
@@ -345,5 +367,4 @@ class Store:
 
     def remove(self) -> None:
         """Delete the file and its companions."""
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        delete(self.path)

@@ -65,6 +65,11 @@ class Classify:
         self._floods = Floods(self._settings.caps)
         self._alarm = alarm
 
+    @property
+    def owned(self) -> list[int]:
+        """The partitions whose books are open."""
+        return list(self._books)
+
     async def assigned(self, partition: int) -> None:
         """Open the partition's book."""
         self._books[partition] = self._book(partition)

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from streams import state as state_module
 from streams.broker import Outbox, make_producer
 from streams.follow import Follower
 from streams.state import PartitionState, StateFiles
-from streams.store import Store
+from streams.store import Store, first_word
 from tests.support.agents import FakeTicket
 from tests.support.brokers import create_topics
 from tests.support.toys import settings_for, until
@@ -238,4 +239,65 @@ async def test_an_opening_that_is_cancelled_leaves_nothing_open(world, tmp_path)
         first._store.count()
     await write(outbox, (b"b", b"2"))
     await until(lambda: second.get(b"b") == b"2")
+    await files.close(0)
+
+
+class Log:
+    """A follower over a list: always read to its end."""
+
+    def __init__(self, *messages):
+        self.messages = list(messages)
+
+    async def first(self, topic, partition):
+        return 0
+
+    async def follow(self, topic, partition, sink, start):
+        found = [m for m in self.messages if m.offset >= start]
+        if found:
+            sink(found)
+
+    def forget(self, topic, partition):
+        pass
+
+    def fresh(self, topic, partition, seconds):
+        return True
+
+
+async def test_a_file_that_was_left_alone_does_not_keep_who_was_erased_meanwhile(tmp_path):
+    log, now = Log(Message(0, b"ada|a", b"1"), Message(1, b"eve|a", b"1")), [1_790_000_000.0]
+    options = {"head": first_word, "unattended": 86_400.0, "clock": lambda: now[0]}
+    files = StateFiles("log", tmp_path, log, 1, **options)
+    state = await files.open(0)
+    assert {key for key, _ in state.scan(b"")} == {b"ada|a", b"eve|a"}
+    await files.close(0)
+    # Ada is erased while this worker is away, and compaction takes the deletion too.
+    log.messages = [Message(1, b"eve|a", b"1"), Message(5, b"#0.f|", b"1")]
+    now[0] += 3600.0
+    soon = await files.open(0)  # Kafka keeps deletions for longer than that: it would have been seen
+    assert {key for key, _ in soon.scan(b"")} == {b"ada|a", b"eve|a", b"#0.f|"}
+    now[0] += 100_000.0
+    files.attend()
+    await files.close(0)
+    now[0] += 80_000.0
+    assert len((await files.open(0)).scan(b"")) == 3  # attended for as long as it was open
+    await files.close(0)
+    now[0] += 90_000.0
+    late = await files.open(0)
+    assert {key for key, _ in late.scan(b"")} == {b"eve|a", b"#0.f|"}
+    assert late.hashed
+    await files.close(0)
+
+
+async def test_files_of_former_assignments_go(tmp_path):
+    log, now = Log(Message(0, b"ada|a", b"1")), [time.time()]
+    files = StateFiles("log", tmp_path, log, 3, unattended=86_400.0, clock=lambda: now[0])
+    for partition in (0, 1):
+        await files.open(partition)
+    await files.close(1)
+    (tmp_path / "other-1.sqlite").write_bytes(b"")
+    files.attend()
+    assert (tmp_path / "log-1.sqlite").exists()
+    now[0] += 90_000.0
+    files.attend()
+    assert sorted(path.name for path in tmp_path.glob("*.sqlite")) == ["log-0.sqlite", "other-1.sqlite"]
     await files.close(0)
