@@ -320,6 +320,8 @@ class Deliver:
             self._aside(mail, self._rungs[1].seconds, held="tenant")
         elif mail.rest and campaign is not None and campaign.rest_waits:
             self._aside(mail, self._rungs[1].seconds, held="canary")
+        elif away := self._away(mail):
+            self._aside(mail, away)
         else:
             for _, value in rows_of(self._suppressions(mail.partition), mail.to, self._names):
                 row = parse(value, Suppression)
@@ -328,6 +330,14 @@ class Deliver:
                     return False
             return True
         return False
+
+    def _away(self, mail: Mail) -> float:
+        """Seconds for which a mail steps aside because its domain takes nothing just now; not all come back at
+        once."""
+        if mail.feed is None or not mail.feed.domains.troubled:  # nearly always
+            return 0.0
+        wait = mail.feed.domains.wait(mail.domain, mail.id, self._monotonic())
+        return max(self._rungs[0].seconds, wait * (1.0 + 0.5 * self._random())) if wait else 0.0
 
     def _intend(self, mail: Mail) -> bool:
         """At-most-once: journal that we are about to send; sending follows the acknowledgement.
@@ -371,6 +381,11 @@ class Deliver:
         else:
             permanence = meaning.permanence
         state, final = state_of(attempt.state, permanence, mail.once)
+        if mail.feed is not None:
+            if state == "delivered":
+                mail.feed.domains.taken(mail.domain)
+            elif state == "deferred" and meaning.scope == "domain" and meaning.klass != "greylist":
+                mail.feed.domains.deferred(mail.domain, self._monotonic())
         outcome = self._outcome(
             mail,
             state,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable
 from agents.deliver.allowance import Allowance, Rate, TokenBucket
 from agents.deliver.choose import CLICKED, STEPS, Aside, Chooser, Steps
 from agents.deliver.connect import ConnectFailed
+from agents.deliver.domains import Domains
 from agents.deliver.fair import FairQueue
 from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
@@ -54,6 +55,7 @@ class Feed:
     ) -> None:
         self.key = key
         self.chooser = chooser or Chooser(lambda mail: (), lambda sources, dkim: None)
+        self.domains = Domains()
         self.urgent = FairQueue(weight)
         self.bulk = FairQueue(weight)
         self.urgent_at = float("-inf")
