@@ -17,6 +17,8 @@ _TITLES = {
     "left": "You are unsubscribed",
     "back": "You are subscribed again",
     "busy": "One moment, please",
+    "subscribe": "Subscribe",
+    "subscribe_tracked": "Subscribe",
     "confirm": "Subscribe?",
     "confirmed": "You are subscribed",
 }

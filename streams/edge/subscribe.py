@@ -1,5 +1,8 @@
 """Subscriptions by HTTP: a form or a program asks, the owner of the address confirms.
 
+``GET /subscribe?tenant=...`` is a form of our own, with the wording that goes on record; a tenant's own page may post
+the same fields.
+
 ``POST /subscribe``, form or JSON: ``email``, ``tenant`` (default ``default``), ``stream`` (``marketing``), and if
 wanted ``opens`` and ``clicks`` (they may be tracked) and ``page`` (where the form is; else the Referer). The answer
 is 202, the same whether or not the address is known, and whatever will come of it. 404: this tenant takes no
@@ -31,6 +34,7 @@ from streams import metrics
 from streams.edge.limits import Limit, network_of
 from streams.edge.pages import Pages, html, veiled
 
+CLOSED = "no subscriptions are taken for this tenant and stream"
 LARGE = frozenset(
     [
         "gmail.com",
@@ -119,9 +123,18 @@ class Subscriptions:
 
     def routes(self, app: web.Application) -> None:
         """Add them to the application."""
+        app.router.add_get("/subscribe", self._form)
         app.router.add_post("/subscribe", self._subscribe)
         app.router.add_get("/confirm/{token}", self._ask)
         app.router.add_post("/confirm/{token}", self._confirm)
+
+    async def _form(self, request: web.Request) -> web.Response:
+        tenant, stream = request.query.get("tenant", "default"), request.query.get("stream", "marketing")
+        rule = self._rules.of(tenant, stream)
+        if not rule.sender:
+            return _Answer(self._pages, False)(404, "No such list", CLOSED)
+        page = "subscribe_tracked" if rule.tracking == "consent" else "subscribe"
+        return html(self._pages.page(page, tenant=tenant, stream=stream, wording=rule.wording))
 
     async def _subscribe(self, request: web.Request) -> web.Response:
         answer = _Answer(self._pages, request.content_type == "application/json")
@@ -133,7 +146,7 @@ class Subscriptions:
         tenant, stream = fields.get("tenant", "default"), fields.get("stream", "marketing")
         rule = self._rules.of(tenant, stream)
         if not rule.sender:
-            return answer(404, "No such list", "no subscriptions are taken for this tenant and stream")
+            return answer(404, "No such list", CLOSED)
         try:
             to = normalise(fields.get("email", "").strip()).key
         except Malformed as error:

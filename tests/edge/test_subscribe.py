@@ -25,6 +25,9 @@ RULES = ConsentRules(
     {
         ("acme", "marketing"): ConsentRule(sender="a@acme.test", wording="I agree"),
         ("tracks", "marketing"): ConsentRule(tracking="consent"),
+        ("tracked", "marketing"): ConsentRule(
+            sender="a@b.test", wording="<b>I</b> agree", tracking="consent"
+        ),
     }
 )
 FORM = {"email": "Ada@Example.org", "tenant": "acme"}
@@ -93,6 +96,19 @@ async def test_a_form_is_recorded_with_what_was_shown_from_where_before_the_answ
         )
         assert (event.tracking, event.time) == ("o", NOW)
         assert (out.topic, out.partition) == ("mail-engagement", partition_of(TO, 8))
+
+
+async def test_the_form_of_our_own_shows_the_words_that_go_on_record(client: aiohttp.ClientSession) -> None:
+    async with world() as w:
+        found = {}
+        for tenant in ("acme", "tracked", "other"):
+            async with client.get(w.base + "/subscribe", params={"tenant": tenant}) as answer:
+                found[tenant] = (answer.status, await answer.text())
+        assert [status for status, _ in found.values()] == [200, 200, 404]
+        assert "I agree" in found["acme"][1]
+        assert ("opens" in found["acme"][1], "opens" in found["tracked"][1]) == (False, True)
+        assert "&lt;b&gt;I&lt;/b&gt; agree" in found["tracked"][1]
+        assert w.outs == []
 
 
 async def test_json_is_taken_and_every_address_gets_the_same_answer(client: aiohttp.ClientSession) -> None:
