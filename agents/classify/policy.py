@@ -81,6 +81,13 @@ def of_outcome(outcome: Outcome) -> MailEvent | None:
     )
 
 
+def _from(act: Engagement) -> str:
+    """Part of the proof of a consent: whose connection asked, or confirmed."""
+    if not act.address or not (act.asked or act.kind == "subscription_requested"):
+        return ""
+    return f"{'confirmed' if act.asked else 'asked for'} from {act.address}"
+
+
 def of_engagement(act: Engagement, owner: Owner | None, settings: Settings) -> MailEvent:
     """The event of what a reader, or their machine, did."""
     delivered = owner.delivered if owner else 0.0
@@ -110,8 +117,5 @@ def of_engagement(act: Engagement, owner: Owner | None, settings: Settings) -> M
         wording=act.wording,
         asked=act.asked,
         tracking=act.tracking,
-        # Part of the proof: whose connection asked, or confirmed.
-        detail=f"{act.kind} from {act.address}"
-        if act.address and (act.asked or act.kind == "subscription_requested")
-        else "",
+        detail=_from(act),
     )

@@ -19,6 +19,8 @@ from streams.ops.tell import Item, tell
 NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
 JSON_TOPICS = ("mail-outcomes", "mail-events")
 """Topics whose records say in their value what others say in headers."""
+NO_MAIL = "-"
+"""The id under which stands what was said about an address, not about a mail: blocked, consented ..."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Mail:
     @property
     def end(self) -> str:
         """How it ended, or ``pending``. As the audit counts: a DSN overrules a 250, gate two the rest."""
+        if self.id == NO_MAIL:
+            return "said about the address"
         events = [item.facts["event"] for item in self.items if "event" in item.facts]
         if any(event.get("reason") == "late_dsn" for event in events):
             return "bounced"
@@ -90,7 +94,10 @@ def names_of(record: Record) -> tuple[str, dict[str, str]]:
     """(id of the mail, what the record says of it by NAMES)."""
     if record.topic in JSON_TOPICS:
         said = fields(record)
-        id = str(said.get("mail" if record.topic == "mail-events" else "id", ""))
+        id = str(said.get("id", ""))
+        if record.topic == "mail-events":
+            # A confirmed subscription names the event that it confirms.
+            id = NO_MAIL if said.get("asked") else str(said.get("mail") or NO_MAIL)
     else:
         said = {name: record.text(name) for name in NAMES}
         id = record.text("id")

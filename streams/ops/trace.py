@@ -25,6 +25,7 @@ from streams.ops.audit import committed
 from streams.ops.read import Place, read_one, read_to_end
 from streams.ops.story import (
     JSON_TOPICS,
+    NO_MAIL,
     Mail,
     address_of,
     dead_origin,
@@ -218,6 +219,7 @@ def _print(found: Traced, everything: bool) -> None:
     for mail in found.mails:
         names = mail.names
         about = f"mail {mail.id} to {names.get('to', '?')}, campaign {names.get('campaign', '?')}: "
+        about = "" if mail.id == NO_MAIL else about
         screen.print(Text(clean(about)).append(mail.end, style="bold"), soft_wrap=True)
         for item in mail.items:
             if everything or not item.echo:

@@ -22,6 +22,7 @@ from streams.ops.trace import matcher, trace
 from streams.settings import Settings
 from streams.work import dead_letter
 from tests.support.brokers import Broker
+from tests.support.examples import examples_of
 from tests.support.published import PARTITIONS, applied, fact, published
 
 ADA = "ada@example.test"
@@ -235,3 +236,11 @@ def test_what_is_asked_for_is_checked() -> None:
     for wanted in ("", "x", "mail-dlq/0/1/2/0", "../../etc", "a@b", "0" * 31, "mail-sends/0/1/2"):
         with pytest.raises(Malformed):
             matcher(wanted)
+
+
+def test_what_is_said_about_an_address_is_no_mail() -> None:
+    names = ("subscription_requested", "subscribed-confirmed", "consented", "blocked")
+    paths = [path for path in examples_of("event") if path.stem in names]
+    records = [Record("mail-events", 0, n, 0, None, path.read_bytes(), {}) for n, path in enumerate(paths)]
+    (about,) = gather([], records)
+    assert (about.id, about.end, len(about.items)) == ("-", "said about the address", 4)
