@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 MOST_KEYS = 50_000
 """Keys that are remembered; the one not seen for longest is forgotten first."""
@@ -35,9 +35,9 @@ def source_of(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
     found = peer
     for hop in reversed(forwarded.split(",")):
         try:
-            if not any(ip_address(found) in net for net in nets):
+            if not any(_plain(found) in net for net in nets):
                 return found
-            found = str(ip_address(hop.strip()))
+            found = str(_plain(hop.strip()))
         except ValueError:
             return found
     return found
@@ -46,9 +46,16 @@ def source_of(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
 def network_of(address: str) -> str:
     """What one subscriber of an access provider has: an IPv4 address, or a /64 of IPv6 (RFC 6177)."""
     try:
-        found = ip_address(address)
+        found = _plain(address)
     except ValueError:
         return address
     if isinstance(found, IPv6Address):
         return str(ip_network((found, 64), strict=False))
     return str(found)
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """An address; of one that a socket for both families shows as ::ffff:192.0.2.1, the IPv4 one. Raises ValueError."""
+    found = ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found

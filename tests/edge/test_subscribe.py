@@ -255,6 +255,8 @@ def test_only_our_proxies_are_believed() -> None:
     assert source_of("10.0.0.1", "x<script>", ours) == "10.0.0.1"
     assert source_of("10.0.0.1", "10.0.0.2", ours) == "10.0.0.2"
     assert source_of("", "1.2.3.4", ours) == ""
+    assert source_of("::ffff:10.0.0.1", "2001:db8::1", ours) == "2001:db8::1"
+    assert network_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert (network_of("2001:db8:0:1:ffff::1"), network_of("192.0.2.1")) == ("2001:db8:0:1::/64", "192.0.2.1")
 
 
