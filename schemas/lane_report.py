@@ -13,6 +13,8 @@ MOST_FROMS = 50
 MOST_CAMPAIGNS = 1000
 """Campaigns in one report: those beyond it are not counted in that second."""
 
+MOST_LISTS = 20
+
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Replies of one kind in the report's second: their class and action, how many, one sample.
@@ -73,7 +75,8 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     open now; ``busy``: how often all that were allowed were busy while a mail could have gone; ``partitions`` owned; ``domains`` recipient domains attempted. ``time`` is in Unix seconds.
     A worker with mail waiting reports every second, sums of zero too: the answer is its lease.
     ``used``: messages started, by the limits that the report falls under. ``traps``: spam traps that mail
-    reached; ``listed``: block lists that have the source or domain, by our own check (feedback).
+    reached; ``listed``: block lists that have the source or domain, by our own check (feedback), and ``lists``
+    their names, at most MOST_LISTS.
     ``campaigns``: the same sums by marketing campaign, at most MOST_CAMPAIGNS.
     """
 
@@ -103,4 +106,5 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     used: tuple[Used, ...] = ()
     traps: int = 0
     listed: int = 0
+    lists: tuple[str, ...] = ()
     campaigns: tuple[CampaignCount, ...] = ()

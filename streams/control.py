@@ -29,21 +29,25 @@ import faust.transport.drivers.aiokafka as aiokafka_driver
 from agents.shape.agent import Fact, Shaper
 from agents.shape.campaigns import Campaigns as Gates
 from agents.shape.check import refused
+from agents.shape.limit import Key
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
+from agents.watch.policy import block_lists
 from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
 from schemas.hold import Command, Hold
-from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
-from schemas.lane_report import LaneReport
+from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
+from schemas.lane_report import MOST_LISTS, LaneReport
 from schemas.replay import Replayed
 from streams import metrics, probes, seldom
 from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.clock import SteadyClock
-from streams.counting import begin_campaigns, forget_limits, limit_gauges
+from streams.counting import begin_campaigns, forget_limits, limit_gauges, listed_gauges
 from streams.follow import Follower
+from streams.resolver import Resolver
 from streams.settings import BadSettings, Settings, load
 from streams.tables import Campaigns
+from streams.watching import Watch
 
 log = logging.getLogger("mailsluice.control")
 APP = "mailsluice-control"
@@ -53,6 +57,8 @@ POLICY = "mail-lane-policy"
 CAMPAIGNS = "mail-campaigns"
 EXIT_BUG = 70
 EXIT_CONFIG = 78
+SOON = 10.0
+"""Seconds until the block lists are thought of again where no limit is in use yet."""
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -159,6 +165,8 @@ class Control:
         app.on_partitions_assigned.connect(self.assigned)
         app.on_partitions_revoked.connect(self.revoked)
         app.task(self.follow)
+        if settings.watch_lists:
+            app.task(self.look_at_lists)
         begin_campaigns()
         if settings.metrics:
             app.task(self.serve)
@@ -296,6 +304,38 @@ class Control:
         except Exception as error:
             log.exception("tick failed")
             die(EXIT_BUG, f"the timer of shape failed: {error!r}")
+
+    async def look_at_lists(self) -> None:
+        """For ever: whether a block list has an address or a DKIM domain that has limits here. The leader asks."""
+        resolver = Resolver(self.settings.dns)
+        watch = Watch(block_lists(self.settings.watch_lists), resolver.codes)
+        try:
+            while True:
+                await self.leading.wait()
+                keys = [key for key in self.shaper.state if key[2] != ALL]
+                found = await watch.look(name for _, name, _ in keys)
+                now = self._clock()
+                for key in keys:
+                    if key[1] in found and self.leading.is_set():
+                        await self._tell_listed(key, found[key[1]], now)
+                listed_gauges(found, len(watch.dead))
+                # Before the first mail there is nothing to ask about; then nobody should wait long.
+                await asyncio.sleep(
+                    self.settings.watch_every if keys else min(SOON, self.settings.watch_every)
+                )
+        except Exception as error:
+            log.exception("asking the block lists failed")
+            die(EXIT_BUG, f"asking the block lists failed: {error!r}")
+
+    async def _tell_listed(self, key: Key, lists: tuple[str, ...], now: float) -> None:
+        kind, name, provider = key
+        report = LaneReport(
+            worker="watch", number=0, kind="feedback", provider=provider, time=now,
+            source=name if kind == "source" else "", dkim=name if kind == "dkim" else "",
+            listed=len(lists), lists=lists[:MOST_LISTS],
+        )  # fmt: skip
+        headers = {"type": b"lane_report", "version": b"1"}
+        await (await self.reports.send(value=encode(report), partition=0, headers=headers))
 
     async def judge(self, now: float) -> None:
         """Pause campaigns by what came back, let the rest of those go whose canary proved good."""

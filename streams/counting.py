@@ -181,6 +181,17 @@ def forget_limits() -> None:
     metrics.LANE_LIMIT.clear()
     metrics.LANE_SUSPENDED.clear()
     metrics.STREAM_STOPPED.clear()
+    metrics.LISTED.clear()
+    metrics.LISTS_DEAD.set(0)
+
+
+def listed_gauges(found: Mapping[str, Sequence[str]], dead: int) -> None:
+    """What the block lists said in the last round, and how many of them are not believed."""
+    metrics.LISTED.clear()
+    for name, lists in found.items():
+        for zone in lists:
+            metrics.LISTED.labels(zone, name).set(1)
+    metrics.LISTS_DEAD.set(dead)
 
 
 def begin_campaigns() -> None:

@@ -157,6 +157,17 @@ SUBSCRIPTIONS = Counter(
     ["told"],
     registry=REGISTRY,
 )
+LISTED = Gauge(
+    "mailsluice_block_listed",
+    "1 for each block list of DNS that has a sending address or DKIM domain of ours, by our own check",
+    ["list", "name"],
+    registry=REGISTRY,
+)
+LISTS_DEAD = Gauge(
+    "mailsluice_block_lists_dead",
+    "Block lists that are not believed, because they answer their own test points wrongly",
+    registry=REGISTRY,
+)
 CAMPAIGN_GATES = Counter(
     "mailsluice_campaign_gates_total",
     "Campaigns paused by what came back (bounces, complaints, deferrals), or whose canary passed",

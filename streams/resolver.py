@@ -190,6 +190,16 @@ class Resolver:
         """The TXT records of a name; never raises."""
         return await self._texts.look_up(name)
 
+    async def codes(self, name: str) -> tuple[str, ...] | None:
+        """The A records of a block list's name: empty where it has none, None where nobody answers; never raises.
+        Not kept: a list is asked seldom, to hear what it says now."""
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                answer = await self._question(name, "A")
+        except (TimeoutError, OSError, dns.exception.DNSException):
+            return None
+        return tuple(record.to_text() for record in answer.records[:MAX_HOSTS])
+
     async def _ask_tlsa(self, key: str) -> tuple[HostTlsa, float]:
         port, _, host = key.partition(" ")
         # A zone without signatures is not asked for TLSA: many a server trips over it (section 2.2.2).

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from agents.watch.policy import block_lists
+
 
 class BadSettings(Exception):
     """One or more settings are wrong; the text lists every fault with its variable."""
@@ -125,6 +127,12 @@ class Settings:
     """Shaping policy in the place of the shipped one; looked at again when the file changes."""
     policy_override: Path | None = None
     """Shaping policy laid over the other one: only what differs; looked at again when the file changes."""
+    watch_lists: tuple[str, ...] = ()
+    """Block lists of DNS that control asks about the addresses and DKIM domains in use: ZONE, or domain:ZONE for a
+    list of domains, such as zen.spamhaus.org,domain:dbl.spamhaus.org. While one has a name, that name's rates do not
+    grow. Empty = none is asked; read the lists' terms, and ask through a resolver of your own (MAILSLUICE_DNS)."""
+    watch_every: float = 900.0
+    """Seconds between two rounds of questions to the block lists."""
     profile: str = "production"
     """production or demo: intervals of the control law."""
     log: str = "INFO"
@@ -196,7 +204,15 @@ def _check(settings: Settings) -> list[str]:
         faults.append("MAILSLUICE_SECRET: each secret needs at least 32 characters")
     if settings.profile not in ("production", "demo"):
         faults.append("MAILSLUICE_PROFILE must be production or demo")
-    for name in ("session", "commit", "lifetime", "screen_horizon", "drain", "compacted_within"):
+    for name in (
+        "session",
+        "commit",
+        "lifetime",
+        "screen_horizon",
+        "drain",
+        "compacted_within",
+        "watch_every",
+    ):
         if not 0 < getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be above 0 seconds")
     for name in ("linger", "deliver_drain", "deliver_rate"):
@@ -223,6 +239,10 @@ def _check(settings: Settings) -> list[str]:
             ipaddress.ip_network(proxy, strict=False)
         except ValueError as error:
             faults.append(f"MAILSLUICE_EDGE_PROXIES: {error}")
+    try:
+        block_lists(settings.watch_lists)
+    except ValueError as error:
+        faults.append(f"MAILSLUICE_WATCH_LISTS: {error}")
     if settings.log not in logging.getLevelNamesMapping():
         faults.append("MAILSLUICE_LOG must be a level such as INFO or DEBUG")
     try:

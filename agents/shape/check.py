@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from schemas.lane_report import MOST_FROMS, LaneReport
+from schemas.lane_report import MOST_FROMS, MOST_LISTS, LaneReport
 
 MOST = 10_000_000
 _COUNTS = (
@@ -40,6 +40,8 @@ def refused(report: LaneReport) -> str:
     for used in froms:
         if not 0 < len(used.name) <= 255 or "|" in used.name or not used.name.isprintable():
             return f"used: not an address: {used.name[:40]!r}"
+    if len(report.lists) > MOST_LISTS or not all(len(t) <= 255 and t.isprintable() for t in report.lists):
+        return f"lists: more than {MOST_LISTS}, or not names"
     counts = [(reply.count, reply.carried, reply.open + 1) for reply in report.replies]
     if len(counts) > 1000 or not all(0 <= count <= MOST for found in counts for count in found):
         return "replies: more than 1,000 kinds, or an impossible count"

@@ -107,11 +107,12 @@ def _step(
         delivered=report.delivered,
         complaints=report.complaints,
         traps=report.traps,
-        told=int(report.kind == "feedback"),
+        told=int(report.kind == "feedback" and not report.listed),  # our own check knows of no complaints
     )
     limit = replace(limit, tally=tally, day=day, throttled_at=now if throttled else limit.throttled_at)
     if report.listed:
-        reason = f"on {report.listed} block lists by our own check: no growth for now"
+        lists = ", ".join(report.lists) or f"{report.listed} block lists"
+        reason = f"on {lists} by our own check: no growth for now"
         later = now + settings.sweep.freeze
         told = now < limit.frozen_until
         limit = replace(limit, frozen_until=later, reason=reason)

@@ -24,6 +24,7 @@ from schemas.codec import decode, encode
 from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport, Reply
 from streams.control import _record, make_app, policy_of, run_control
+from streams.lab.dns import DnsServer, Zone
 from streams.settings import Settings
 from tests.support.brokers import Broker, create_topics
 from tests.support.ports import free_port
@@ -187,6 +188,34 @@ async def test_reports_are_answered_a_kill_loses_no_limit_and_the_epoch_grows(br
 def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as answer:
         return answer.read().decode()
+
+
+async def test_an_address_on_a_block_list_stops_growing_and_a_list_that_errs_stops_nothing(
+    broker: Broker, prefix: str
+):
+    zone = Zone({}, apexes=["bl.test", "lapsed.test"])
+    for name in ("2.0.0.127.bl.test", "11.0.0.127.bl.test", "2.0.0.127.lapsed.test", "1.0.0.127.lapsed.test"):
+        zone.add(name, "A", "127.0.0.2")
+    port = free_port()
+    async with wire(broker, prefix) as worker, DnsServer(zone) as dns:
+        lists = {
+            "DNS": "{}:{}".format(*dns.address),
+            "WATCH_LISTS": "lapsed.test,bl.test",
+            "WATCH_EVERY": "1",
+        }
+        async with control(broker, prefix, METRICS=f"127.0.0.1:{port}", **lists):
+            await worker.until(Leader)
+            await worker.report()
+            await worker.report(source="127.0.0.12")
+            _, why = await worker.until(Decision, what="freeze", seconds=30.0)
+            assert (why.kind, why.name, why.provider) == ("source", "127.0.0.11", "google")
+            assert why.reason == "on bl.test by our own check: no growth for now"
+            await asyncio.sleep(2.5)  # two more rounds: it is told once
+            frozen = [fact.name for _, fact in worker.all(Decision) if fact.what == "freeze"]
+            assert frozen == ["127.0.0.11"]
+            page = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
+            assert 'mailsluice_block_listed{list="bl.test",name="127.0.0.11"} 1.0' in page
+            assert "mailsluice_block_lists_dead 1.0" in page
 
 
 async def test_a_bug_ends_the_process_before_the_report_is_committed(embedded_broker: Broker, prefix: str):

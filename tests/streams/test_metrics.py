@@ -11,6 +11,8 @@ from streams.app import observe_outcome
 
 CATALOGUE = """
 mailsluice_attempt_seconds histogram provider
+mailsluice_block_listed gauge list,name
+mailsluice_block_lists_dead gauge
 mailsluice_bounce_floods counter whose
 mailsluice_bugs counter stage
 mailsluice_campaign_gates counter gate
