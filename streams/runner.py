@@ -77,6 +77,8 @@ TURN = 0.003
 some ten turns of the loop, and each turn has a slice of bulk in it."""
 LEAST = 4
 """Records of a slice that took longer than that: it may have waited for something."""
+WEIGHT = 2_048
+"""Bytes that a record in work takes beside its value: headers, ticket, what the agent keeps of it."""
 LOOK = 60.0
 """Seconds between looks whether a topic is still the log that was read before."""
 CHAIN_SLICES = 4
@@ -345,11 +347,15 @@ class Runner(ConsumerRebalanceListener):
         room: list[TopicPartition] = []
         if self.outbox.full_now if reader is self._swift else self.outbox.full:
             return room, True
-        stage, limit = self.stage, self.settings.window_bytes
+        stage = self.stage
+        shares = [share for share in self._shares.values() if share.task is not None and not share.stopping]
+        # One bound for all lines: each may fill it alone, and when it is full each still has its part.
+        held = [line.in_work_bytes for share in shares for line in share.lines.values()]
+        limit = self.settings.window_bytes
+        if sum(held) >= limit:
+            limit //= len(held)
         waits = False
-        for share in self._shares.values():
-            if share.stopping or share.task is None:
-                continue
+        for share in shares:
             queue = share.urgent if reader is self._swift else share.bulk
             crowded = len(queue) > stage.slice * 4
             for line in share.lines.values():
@@ -439,7 +445,7 @@ class Runner(ConsumerRebalanceListener):
                 self.outbox.trial = line
             line.mark.take(message.offset)
             line.next = message.offset + 1
-            line.in_work_bytes += len(message.value or b"")
+            line.in_work_bytes += len(message.value or b"") + WEIGHT
             work = Work(record, self.desk, finished)
             share.works[(tp.topic, message.offset)] = work
             taken += 1
@@ -463,7 +469,7 @@ class Runner(ConsumerRebalanceListener):
     def _finished(self, share: Share, line: Line, work: Work) -> None:
         offset = work.record.offset
         line.mark.finish(offset)
-        line.in_work_bytes -= len(work.record.value or b"")
+        line.in_work_bytes -= len(work.record.value or b"") + WEIGHT
         share.works.pop((line.tp.topic, offset), None)
         if self.outbox.trial is line:
             self._hurry.set()  # committed at once: a crash from here on is not this record's

@@ -41,8 +41,9 @@ class Settings:
     """Bytes of the largest record that a stage writes."""
     linger: float = 0.005
     """Seconds the producer waits to fill a batch."""
-    window_bytes: int = 64_000_000
-    """Bytes in work per partition before a stage stops reading it."""
+    window_bytes: int = 48_000_000
+    """Bytes in work before a stage stops reading; each partition may have its equal part of them whatever the others
+    hold, so that at most twice as much is held."""
     drain: float = 5.0
     """Seconds a stage may take to settle on a rebalance."""
     deliver_drain: float = 10.0

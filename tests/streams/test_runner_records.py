@@ -248,6 +248,13 @@ async def test_a_stop_does_not_wait_for_what_cannot_end(apache_broker, prefix):
 
 async def test_the_window_bounds_records_and_bytes(apache_broker, prefix):
     await make_topics(apache_broker, prefix, 1)
+    settings = settings_for(apache_broker, prefix, window_bytes=300_000)
+    await produce(settings, [os.urandom(100_000) for _ in range(30)], 1)  # not to be compressed
+    large = Keeps()
+    async with Station(settings, large, 1, stage("bytes", slice=50, window=100_000), fetch=200_000):
+        await until(lambda: large.bytes >= 300_000)
+        await asyncio.sleep(0.4)
+        assert large.bytes <= 300_000 + 300_000  # what one fetch brought may reach beyond
     settings = settings_for(apache_broker, prefix, window_bytes=10_000_000)
     await produce(settings, [b"x"] * 3000, 1)
     small = Keeps()
@@ -255,13 +262,28 @@ async def test_the_window_bounds_records_and_bytes(apache_broker, prefix):
         await until(lambda: len(small.kept) >= 300)
         await asyncio.sleep(0.4)
         assert small.max_kept <= 300 + 100  # the batch that was read last may reach beyond
-    await produce(settings, [os.urandom(100_000) for _ in range(30)], 1)  # not to be compressed
-    large = Keeps()
-    settings = settings_for(apache_broker, prefix, window_bytes=300_000)
-    async with Station(settings, large, 1, stage("bytes", slice=50, window=100_000), fetch=200_000):
-        await until(lambda: large.bytes >= 300_000)
+
+
+async def test_partitions_share_the_window_and_none_is_starved_by_the_others(apache_broker, prefix):
+    """A stage that keeps all: what it holds of eight partitions together is bounded, and each gets its part."""
+    await make_topics(apache_broker, prefix, 8)
+    settings = settings_for(apache_broker, prefix, window_bytes=1_600_000)
+    await produce(settings, [os.urandom(10_000) for _ in range(8 * 100)], 8)
+    keeps = Keeps()
+    async with Station(settings, keeps, 8, stage(slice=5, window=100_000), fetch=20_000) as station:
+        lines = {}
+
+        def each_has_its_part():
+            lines.update(
+                (share.partition, line)
+                for share in station.runner._shares.values()
+                for line in share.lines.values()
+            )
+            return len(lines) == 8 and min(line.in_work_bytes for line in lines.values()) >= 200_000
+
+        await until(each_has_its_part)
         await asyncio.sleep(0.4)
-        assert large.bytes <= 300_000 + 300_000  # what one fetch brought may reach beyond
+        assert sum(line.in_work_bytes for line in lines.values()) <= 2 * 1_600_000
 
 
 async def test_twins_are_polled_first(apache_broker, prefix):
