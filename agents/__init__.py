@@ -12,7 +12,7 @@ a record: not done means not committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -124,8 +124,9 @@ class Steps:
 class View(Protocol):
     """One partition of a compacted topic, read to its end and followed: somebody else's state."""
 
-    hashed: bool
-    """Whether it holds rows of people who were erased (``schemas.erasure``)."""
+    @property
+    def hashed(self) -> Set[str]:
+        """The hashes of the people who were erased of whom it holds rows (``schemas.erasure``)."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value under ``key``, or None."""

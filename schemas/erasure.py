@@ -6,8 +6,7 @@ it. That is what it is for: the address gets no mail again, though nothing holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence, Set
 from hashlib import blake2b
 from typing import Protocol
 
@@ -40,11 +39,11 @@ class Pseudonyms:
         self._keys = [(key, f"#{blake2b(key, digest_size=NAMED).hexdigest()}.") for key in keys]
         self.known = frozenset(name[1:-1] for _, name in self._keys)
         """The names of the keys, as hashes begin with them."""
-        self.of: Callable[[str], tuple[str, ...]] = lru_cache(maxsize=1000)(self._of)
 
-    def _of(self, address: str) -> tuple[str, ...]:
+    def of(self, address: str) -> tuple[str, ...]:
+        """The hashes of an address, that of the first secret first: 1 us each."""
         raw = address.encode()
-        return tuple(name + blake2b(raw, key=key, digest_size=16).hexdigest() for key, name in self._keys)
+        return tuple([name + blake2b(raw, key=key, digest_size=16).hexdigest() for key, name in self._keys])
 
 
 def key_of(hashed: str) -> str:
@@ -52,11 +51,17 @@ def key_of(hashed: str) -> str:
     return hashed[1:].partition(".")[0]
 
 
+def name_in(key: bytes) -> str:
+    """The hash that a row's key begins with."""
+    return key.partition(b"|")[0].decode("utf-8", "replace")
+
+
 class Rows(Protocol):
     """A view of rows that are found by an address or a hash."""
 
-    hashed: bool
-    """Whether it holds rows of anybody who was erased."""
+    @property
+    def hashed(self) -> Set[str]:
+        """The hashes of the people who were erased of whom it holds rows."""
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Every (key, value) whose key starts with ``prefix``."""
@@ -67,5 +72,6 @@ def rows_of(view: Rows, to: str, names: Callable[[str], tuple[str, ...]]) -> lis
     found = view.scan(to.encode() + b"|")
     if view.hashed:
         for name in names(to):
-            found = found + view.scan(name.encode() + b"|")
+            if name in view.hashed:
+                found = found + view.scan(name.encode() + b"|")
     return found

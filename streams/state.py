@@ -7,13 +7,13 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from agents import Out, Ticket
 from schemas.codec import Headers
-from schemas.erasure import MARK
+from schemas.erasure import MARK, key_of, name_in
 from streams.broker import die
 from streams.follow import Follower, OutsideLog
 from streams.incarnation import Mark, mark_of, read_marks, write_marks
@@ -111,8 +111,6 @@ class PartitionState:
         """The record that the file was filled up to: the log must show it first, if it still has it."""
         self._strange = False
         self._sifting: asyncio.Task[None] | None = None
-        self.hashed = store.hashed
-        """Whether it holds rows of people who were erased."""
 
     async def open(self) -> None:
         """Read the log from the stored position to its end. A position outside the log, or below a record
@@ -140,7 +138,6 @@ class PartitionState:
         if self._unattended and self._store.position(self.topic) >= 0 and not -3600 < away < self._unattended:
             log.info("%s was left alone for too long to be trusted; it is filled anew", self._store.path.name)
             self._store.begin_anew()
-            self.hashed = False
 
     def attend(self) -> None:
         """Note that the file is as the log is, if it is. Call it now and then."""
@@ -174,6 +171,11 @@ class PartitionState:
                 self._store.attended(self._clock())
         self._follower.forget(self.topic, self.partition)
         self._store.close()
+
+    @property
+    def hashed(self) -> Set[str]:
+        """The hashes of the people who were erased of whom it holds rows."""
+        return self._store.hashed
 
     def get(self, key: bytes) -> bytes | None:
         """The value under ``key``; own writes are seen at once."""
@@ -211,7 +213,7 @@ class PartitionState:
     ) -> None:
         """Write to the changelog as an output of ``ticket``."""
         if key[:1] == MARK:
-            self.hashed = True
+            self._store.hashed.add(name_in(key))
         self._own[key] = value if value is None or self._reduce is None else self._reduce(value)[0]
         ticket.emit(Out(self.topic, value, self._headers, key, self.partition), acked)
 
@@ -254,7 +256,6 @@ class PartitionState:
             self._store.apply(self.topic, messages[-1].offset + 1, puts.values(), deletes, mark)
         except (sqlite3.Error, Taken) as error:
             self._broken(error)
-        self.hashed = self.hashed or self._store.hashed
         if not self._store.sifted:
             self._sift()
 
@@ -281,7 +282,7 @@ class PartitionState:
 
     def hash_keys(self) -> set[str]:
         """The names of the keys under which people were erased."""
-        return self._store.hash_keys() if self.hashed else set()
+        return {key_of(name) for name in self._store.hashed}
 
     def _sift(self) -> None:
         if self._store.sifted or (self._sifting is not None and not self._sifting.done()):

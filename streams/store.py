@@ -18,7 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from schemas.erasure import MARK
+from schemas.erasure import MARK, name_in
 from streams.sieve import Sieve
 
 log = logging.getLogger("mailsluice.store")
@@ -117,8 +117,8 @@ class Store:
         self._filling: Sieve | None = None
         self._filled = -1
         """Hashes up to this one are in ``_filling``."""
-        self.hashed = False
-        """Whether any key is that of somebody who was erased; never False again while the file is open."""
+        self.hashed: set[str] = set()
+        """Whose keys are those of somebody who was erased; none is taken out while the file is open."""
 
     def _open(self, identity: str) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=32)
@@ -139,7 +139,7 @@ class Store:
         db.execute("CREATE INDEX IF NOT EXISTS rows_until ON rows (until) WHERE until > 0")
         if self.by_word:
             db.execute(f"CREATE INDEX IF NOT EXISTS rows_hashed ON rows (k) WHERE {_HASHED}")
-            self.hashed = db.execute(f"SELECT 1 FROM rows WHERE {_HASHED} LIMIT 1").fetchone() is not None
+            self.hashed = {name_in(key) for (key,) in db.execute(f"SELECT k FROM rows WHERE {_HASHED}")}
         db.execute("INSERT OR REPLACE INTO about VALUES ('identity', ?), ('format', ?)", (identity, FORMAT))
         if db.execute("SELECT 1 FROM rows LIMIT 1").fetchone() is None:
             self._sieve = Sieve(0)
@@ -220,7 +220,7 @@ class Store:
 
     def _wait(self, key: bytes, value: bytes | None, until: float) -> None:
         if key[:1] == MARK:
-            self.hashed = True
+            self.hashed.add(name_in(key))
         before = self._waiting.get(key)
         if before is not None:
             hashed, absent = before[2], before[3]
@@ -328,12 +328,6 @@ class Store:
             "SELECT rowid, k FROM rows WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, limit)
         ).fetchall()
         return [key for _, key in found], found[-1][0] if found else after
-
-    def hash_keys(self) -> set[str]:
-        """The names of the keys under which people were erased (``schemas.erasure.key_of``)."""
-        self.flush()
-        found = self._db.execute(f"SELECT DISTINCT substr(k, 2, 8) FROM rows WHERE {_HASHED}")
-        return {name.decode("utf-8", "replace") for (name,) in found}
 
     def count(self) -> int:
         """Number of rows."""

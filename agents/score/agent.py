@@ -63,7 +63,7 @@ class Score:
 
     def _mark(self, event: MailEvent, state: State) -> Contact | None:
         for name in self._names(event.to) if state.hashed else ():
-            raw = state.get(Contact(tenant="", to=name).key)
+            raw = state.get(Contact(tenant="", to=name).key) if name in state.hashed else None
             if raw:
                 return parse(raw, Contact)
         return None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from agents import Out, Ticket
 from schemas.codec import Headers, Record, encode, name_of
+from schemas.erasure import name_in
 
 
 def record(
@@ -84,9 +85,9 @@ class MemoryState:
         """How often somebody waited for its end."""
 
     @property
-    def hashed(self) -> bool:
-        """Whether anybody was erased."""
-        return any(key.startswith(b"#") for key in self.rows)
+    def hashed(self) -> set[str]:
+        """Who was erased."""
+        return {name_in(key) for key in self.rows if key.startswith(b"#")}
 
     async def to_end(self) -> None:
         """It is always there."""

@@ -23,6 +23,7 @@ from agents.deliver.row import newer, reduce_outcome
 from agents.deliver.smtp import Session
 from agents.deliver.sources import Sources
 from schemas.codec import Headers, Record
+from schemas.erasure import name_in
 from schemas.hosts import MailHosts, MxHost
 from schemas.ladder import RUNGS, off_ladder
 from schemas.outcome import Outcome
@@ -178,7 +179,7 @@ class BrokerTicket(FakeTicket):
 class TailState:
     """A partition's state as the runner gives it: own writes at once, rows from the log's tail."""
 
-    hashed = False
+    hashed: frozenset[str] = frozenset()
 
     def __init__(self, topic: str, partition: int, broker: Broker, reduce: Callable[[bytes], bytes]) -> None:
         self.topic, self.partition, self.broker = topic, partition, broker
@@ -240,8 +241,8 @@ class Suppressed:
         return sorted((key, value) for key, value in self.rows.items() if key.startswith(prefix))
 
     @property
-    def hashed(self) -> bool:
-        return any(key.startswith(b"#") for key in self.rows)
+    def hashed(self) -> set[str]:
+        return {name_in(key) for key in self.rows if key.startswith(b"#")}
 
     async def to_end(self) -> None:
         pass
