@@ -23,7 +23,7 @@ from agents.deliver.row import newer, reduce_outcome
 from agents.deliver.smtp import Session
 from agents.deliver.sources import Sources
 from schemas.codec import Headers, Record
-from schemas.erasure import name_in
+from schemas.erasure import Pseudonyms, name_in
 from schemas.hosts import MailHosts, MxHost
 from schemas.ladder import RUNGS, off_ladder
 from schemas.outcome import Outcome
@@ -32,6 +32,9 @@ from tests.support.agents import FakeTicket
 
 START = 1_800_000_000.0
 """Unix time at which a virtual world begins."""
+
+HASHES = Pseudonyms([b"h" * 32])
+"""Of people who were erased."""
 
 
 class _Select(selectors.SelectSelector):
@@ -538,6 +541,7 @@ class GateTwo:
             settings or Settings(),
             rows=TailStates("mail-outcomes", broker, lambda value: reduce_outcome(value)[0]),
             suppressions=self.suppressed,
+            names=HASHES.of,
             campaigns=self.campaigns,
             hosts=self.names,
             policies=self.asked,

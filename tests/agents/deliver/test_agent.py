@@ -386,6 +386,22 @@ async def test_a_suppression_that_arrives_after_screen_is_obeyed():
 
 
 @story
+async def test_mail_that_waits_in_its_lane_is_not_sent_to_who_was_erased():
+    made = await world(rate=Rate(0.0, 0, 20, START + 3, "suspended"))
+    [ticket, other] = await made.take(mail("a", "a@b.example"), mail("b", "b@b.example"))
+    await made.ticks(1)
+    row = Suppression(tenant="", to=HASHES.of("a@b.example")[0], scope="global", reason="erased")
+    made.suppressed.rows[row.key] = encode(row)
+    await made.ticks(5)
+    assert ("suppressed", "erased") in [(o.state, o.reason) for o in made.broker.outcomes()]
+    assert ticket.committable
+    assert [o.id for o in made.broker.outcomes() if o.state == "suppressed"] == [
+        ticket.record.headers["id"].decode()
+    ]
+    assert other.record.headers["id"] != ticket.record.headers["id"]
+
+
+@story
 async def test_a_suppression_of_another_tenant_or_stream_does_not_count():
     made = await world(answer=lambda line: line.say(250, "ok"))
     for row in (
