@@ -18,7 +18,7 @@ from schemas.ladder import off_ladder
 from schemas.mail import verdict
 from schemas.reply import Meaning
 from schemas.suppression import Suppression
-from tests.support.gates import START, Broker, GateTwo, Line, Servers, hosts_of, mail, virtual, woken
+from tests.support.gates import HASHES, START, Broker, GateTwo, Line, Servers, hosts_of, mail, virtual, woken
 
 QUIET = None
 """Servers that say nothing by themselves."""
