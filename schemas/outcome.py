@@ -25,7 +25,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mail is tried again. ``site``: the MX site where it is no known provider's. ``security``: clear (no
     STARTTLS offered), broken (offered, but only clear text went through), encrypted (certificate not
     verified, nor required to be), verified (it is the host's, by a known authority), sts (verified, as the
-    domain's MTA-STS policy asks), dane (it matches the host's TLSA records).
+    domain's MTA-STS policy asks), dane (it matches the host's TLSA records). ``asked``: who asks for TLS there: sts,
+    testing (an MTA-STS policy in that mode), dane, setting (ours), or nobody. ``opened``: the connection was made for
+    this mail, or could not be: so connections are counted.
     """
 
     id: str
@@ -53,6 +55,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mx: str = ""
     tls: str = ""
     security: str = ""
+    asked: str = ""
+    opened: bool = False
     dkim: str = ""
     seconds: float = 0.0
     next_at: float = 0.0

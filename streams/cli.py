@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.ops.backtest.command:command",
         "What another policy or other reply rules would have decided; reads other engines' logs too.",
     ),
+    "report": (
+        "streams.ops.tls_report.command:group",
+        "Reports to others: what became of TLS on a day, by recipient domain.",
+    ),
     "bench": ("streams.ops.bench:bench", "Messages per second on this machine, beside its RSA limit."),
     "chaos": ("streams.ops.chaos.command:command", "Kill everything under load, then balance the books."),
     "topics": ("streams.ops.topics:topics", "Make and list the Kafka topics."),

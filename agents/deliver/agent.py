@@ -396,6 +396,8 @@ class Deliver:
             mx=host,
             tls=session.facts.tls if session else "",
             security=session.facts.security if session else "",
+            asked=session.facts.asked if session else "",
+            opened=session is not None and attempt.carried == 1,
             seconds=attempt.seconds,
             final=final and state == "unknown",
         )
@@ -443,7 +445,7 @@ class Deliver:
         else:
             # Who refuses us before MAIL has not heard of any recipient: also a 5xx there (a block of our
             # address, a host out of service) ends no mail before its time.
-            self._defer(mail, failed.why, reply, failed.phase, failed.host)
+            self._defer(mail, failed.why, reply, failed.phase, failed.host, opened=not failed.cached)
 
     def _crowded(self, mail: Mail, failed: ConnectFailed, source: str) -> None:
         """One connection too many: no attempt of the mail, but shape must know."""
@@ -457,11 +459,15 @@ class Deliver:
         mail.source = ""
         self._defer(mail, reason, why, "connect")
 
-    def _defer(self, mail: Mail, reason: str, reply: str, phase: str, host: str = "") -> None:
+    def _defer(
+        self, mail: Mail, reason: str, reply: str, phase: str, host: str = "", opened: bool = False
+    ) -> None:
         meaning = _INSECURE if phase == "starttls" else self._meaning(reply, host, phase, mail.provider)
         self._end(
             mail,
-            self._outcome(mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning, mx=host),
+            self._outcome(
+                mail, "deferred", reason, reply=reply, phase=phase, meaning=meaning, mx=host, opened=opened
+            ),
             again=True,
         )
 
@@ -479,6 +485,8 @@ class Deliver:
         mx: str = "",
         tls: str = "",
         security: str = "",
+        asked: str = "",
+        opened: bool = False,
         seconds: float = 0.0,
         final: bool = False,
         detail: str = "",
@@ -510,6 +518,8 @@ class Deliver:
             mx=mx,
             tls=tls,
             security=security,
+            asked=asked,
+            opened=opened,
             dkim=mail.dkim,
             seconds=round(seconds, 4),
         )

@@ -31,7 +31,7 @@ class Facts:
     """What is known of a connection. ``size``: largest mail the server takes in bytes, 0 unknown.
 
     ``extensions``: keywords of its EHLO in capitals. ``tls``: protocol version, empty in clear.
-    ``security``: what that is worth, see ``schemas.outcome``.
+    ``security``: what that is worth, ``asked``: who asked for TLS, see ``schemas.outcome``.
     """
 
     host: str = ""
@@ -43,6 +43,7 @@ class Facts:
     tls: str = ""
     cipher: str = ""
     security: str = ""
+    asked: str = ""
 
 
 @dataclass(slots=True)

@@ -215,7 +215,8 @@ async def _open(
             await _encrypt(client, target, settings)
         session = _hand_over(client, raw, target, source, banner.message, settings, clock)
         session.on_no_bdat = lambda: settings.no_bdat(target.ip)
-        session.facts = replace(session.facts, security=_security(session, target, mode, settings))
+        worth = _security(session, target, mode, settings)
+        session.facts = replace(session.facts, security=worth, asked=target.tls.why)
         return session
     except BaseException:
         if client.transport is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.shape.figures import Limits, Plan, Settings
@@ -41,6 +41,7 @@ def told(lane: Lane, *facts: LanePolicy, grow: bool = True, days: float = 60, dk
     return found
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1000), st.lists(st.tuples(st.floats(0.1, 10), st.floats(0, 500)), min_size=1, max_size=8))
 def test_room_is_shared_by_weight_and_what_one_leaves_goes_to_the_others(room, members):
     weights, able = [weight for weight, _ in members], [count for _, count in members]
@@ -54,6 +55,7 @@ def test_room_is_shared_by_weight_and_what_one_leaves_goes_to_the_others(room, m
     )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([OURS, SAME_TENANT, OTHER, URGENT]), st.integers(1, 300)), max_size=8),
     st.lists(st.tuples(st.floats(0, 200), st.floats(0, 200)), max_size=20),
