@@ -1,16 +1,17 @@
 """The pool: reuse, limits, MX order and fallback, dead hosts, tarpits, draining."""
 
 import asyncio
+import socket
 import time
 
 import pytest
 
-from agents.deliver.connect import ConnectFailed, connect
+from agents.deliver.connect import ConnectFailed, Networks, connect
 from agents.deliver.pool import Limits, MxHost, Pool, Settings
 from agents.deliver.smtp import Session
 from agents.deliver.sources import Source
 from tests.support.smtp_mail import Letter, post, settings, until
-from tests.support.smtp_server import CLOSE, SILENCE, Turns, Wait, smtp_server
+from tests.support.smtp_server import CLOSE, SILENCE, Turns, Wait, self_signed, smtp_server
 
 FEW = Limits(2, 100)
 
@@ -330,3 +331,52 @@ async def test_a_smaller_limit_closes_idle_connections_only():
         world.pool.trim("group", 0)
         await until(lambda: world.pool.count("group") == 1)
         assert not found[3].closed
+
+
+BOTH = Networks.parse("127.0.0.0/8, ::1/128")
+
+
+def has_six() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as found:
+            found.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_six(), reason="this machine has no ::1")
+async def test_mail_goes_over_ipv6_from_a_source_of_that_family_and_over_ipv4_from_the_other(tmp_path):
+    context, _ = self_signed(tmp_path)
+    async with smtp_server(host="::1", tls=context) as six, smtp_server(port=six.port) as four:
+        both = MxHost("mx.test", 10, ("127.0.0.1", "::1"), six.port)
+        world = World(networks=BOTH)
+        session = await world.get(both, site="six", source="::1")
+        assert (session.facts.ip, session.facts.source, session.facts.security) == (
+            "::1",
+            "::1",
+            "encrypted",
+        )
+        assert (await post(session)).state == "accepted"
+        assert (six.seen[0].peer, len(six.mails), four.seen) == ("::1", 1, [])
+        session = await world.get(both, site="four", source="127.0.0.1")
+        assert (session.facts.ip, session.facts.source) == ("127.0.0.1", "127.0.0.1")
+        assert (await post(session)).state == "accepted"
+        assert len(four.mails) == 1
+        # Whoever may use both takes the next address when the first does not answer.
+        free = World(networks=BOTH)
+        session = await free.get(MxHost("mx.test", 10, ("127.0.0.99", "::1"), six.port))
+        assert (session.facts.ip, free.tried) == ("::1", ["127.0.0.99", "::1"])
+        assert (await post(session)).state == "accepted"
+
+
+@pytest.mark.skipif(not has_six(), reason="this machine has no ::1")
+async def test_an_ipv6_source_that_is_not_ours_and_a_host_of_the_other_family_are_told_apart():
+    async with smtp_server(host="::1") as six:
+        found = await World(networks=BOTH).get(
+            MxHost("mx.test", 10, ("::1",), six.port), source="2001:db8::1"
+        )
+        assert (found.why, found.temporary) == ("source", True)
+        found = await World(networks=BOTH).get(MxHost("mx.test", 10, ("127.0.0.1",), six.port), source="::1")
+        assert (found.why, found.temporary) == ("no_hosts", True)
+        assert six.seen == []

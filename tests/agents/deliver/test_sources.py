@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+from agents.deliver.allowance import UNKNOWN
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.sources import Pool, Source, Sources
+from schemas.lane_policy import LanePolicy, Lease, Spent
 from tests.agents.deliver.test_agent import replying, settled, states, story, world
-from tests.support.gates import hosts_of, mail, woken
+from tests.support.gates import START, hosts_of, mail, woken
 
 FOUR, OTHER, SIX = Source("four", "192.0.2.1"), Source("other", "192.0.2.2"), Source("six", "2001:db8::1")
 
@@ -83,3 +86,35 @@ async def test_a_greylisted_mail_comes_back_from_the_source_that_is_known():
         await asyncio.sleep(0.5)
     assert len(set(used(made))) == 1
     assert len(used(made)) == 6
+
+
+def allowed(made, source: str, most: int, rate: float = 50.0) -> None:
+    """shape's word on a source, with a lease; ``most`` -1: it is known to the provider, and not counted."""
+    common = {"kind": "source", "name": source, "provider": "b.example", "rate": rate, "connections": 5}
+    spent = Spent(per_day=most, per_span=most, day_start=START, ahead=most) if most >= 0 else None
+    made.allowance.feed(1, LanePolicy(minimum=0.0, per_connection=99, spent=spent, **common))
+    made.allowance.sent(1, 0.0)
+    made.allowance.feed(2, Lease(worker="w", number=1, per_connection=99, duration=1e6, most=most, **common))
+
+
+@story
+async def test_ipv4_sends_until_the_liked_ipv6_source_is_warm():
+    made = await world(
+        answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR, SIX], prefer="ipv6"), rate=UNKNOWN
+    )
+    allowed(made, "four", -1, rate=5.0)
+    # Nothing is known of the other one yet: it has its part of the floor, and no more.
+    await made.take(*(mail(f"a{n}", f"a{n}@b.example") for n in range(20)))
+    await made.ticks(6)
+    assert Counter(used(made))["four"] >= 19
+    # Its day's budget is used, the rest goes out on the warm one.
+    made.broker.landed.clear()
+    allowed(made, "six", 7)
+    await made.take(*(mail(f"b{n}", f"b{n}@b.example") for n in range(30)))
+    await made.ticks(8)
+    assert Counter(used(made)) == {"six": 7, "four": 23}
+    made.broker.landed.clear()
+    allowed(made, "six", -1)
+    await made.take(*(mail(f"c{n}", f"c{n}@b.example") for n in range(20)))
+    await made.ticks(3)
+    assert Counter(used(made))["six"] >= 15
