@@ -102,7 +102,8 @@ def erase(
     The stages that hold rows about the address delete them at once; what topics hold beside that goes with
     their retention, and deleted rows with compaction: the command says until when. The hash is pseudonymous:
     who has MAILSLUICE_SECRET can tell whether an address was erased. `suppress release --scope global`
-    takes the erasure back for the future. --check reads every topic from its start.
+    takes the erasure back for the future. --check reads every topic from its start. Kafka cleans a
+    partition only when something new is written to it: one that nobody writes to keeps what was deleted.
 
     \b
     Example: mailsluice erase anna@example.org --why "asked for it on 3 May"
@@ -197,12 +198,16 @@ def _tell(found: Mapping[str, Any]) -> None:
 def _table(left: Mapping[str, Mapping[str, Any]], title: str, ends: str) -> None:
     if not left:
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    click.echo(f"{title}:")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("topic", "records", "until"):
         table.add_column(name, justify="right" if name == "records" else "left")
     for topic, each in left.items():
         table.add_row(topic, f"{each['records']:,}", Text(each["until"] or ends))
     console().print(table)
+    last = [each["until"] for each in left.values()]
+    if None not in last:
+        click.echo(f"nothing is left after {max(last)}")
 
 
 async def _check(settings: Settings, to: str, hashes: tuple[str, ...]) -> dict[str, Any]:
@@ -223,7 +228,7 @@ def _told_check(found: Mapping[str, Any], as_json: bool) -> int:
     else:
         click.echo(f"erased {found['erased']}" if found["erased"] else "not erased")
         for topic, count in found["rows"].items():
-            click.echo(f"{count} rows in force in {topic}")
+            click.echo(f"{count} {'row' if count == 1 else 'rows'} in force in {topic}")
         if found["left"]:
             ends = FOR_EVER if found["erased"] else STANDS
             _table(found["left"], "records that say the address, and when the last is gone", ends)

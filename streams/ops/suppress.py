@@ -329,7 +329,7 @@ def export(
         return count, hashes
 
     count, hashes = run(settings, write())
-    left = f"; {hashes:,} people who were erased are known by a hash alone and left out" if hashes else ""
+    left = f"; left out who was erased and is known by a hash alone: {hashes:,}" if hashes else ""
     click.echo(f"{count:,} written{left}", err=True)
 
 
