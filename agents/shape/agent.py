@@ -131,14 +131,17 @@ class Shaper:
             ("dkim", report.dkim, report.provider),
         )
         old = [key for key in keys if key in self.state]
-        authors: list[Fact] = []
+        first: list[Fact] = []
         if delivery:
-            authors = self._authors(report, now)
+            # Whatever is told after midnight counts in the new day.
+            for key in old:
+                first += self._day_over(self.state[key], now)
+            first += self._authors(report, now)
             self._begin(report, old, now, mono)
             self.counted.hear(report, now, mono)
         if delivery and report.time < now - STALE:
             self.stale += 1
-            return authors
+            return first
         decided, self.state = decide(report, self.state, self.settings, now)
         new = [key for key in keys if key in self.state and key not in self.counted.budgets]
         for key in keys:
@@ -147,7 +150,7 @@ class Shaper:
         if delivery:
             self._begin(report, [key for key in new if key not in old], now, mono)
             self.counted.hear(report, now, mono, new)
-        facts: list[Fact] = [*authors, *(self._publish(fact, now) for fact in decided)]
+        facts = first + [self._publish(fact, now) for fact in decided]
         if not delivery:
             return facts
         if any(self.state[key].warm is not None for key in new):
@@ -191,15 +194,16 @@ class Shaper:
         return found
 
     def _begin(self, report: LaneReport, keys: list[Key], now: float, mono: float) -> None:
-        """The day of a limit begins with its first mail."""
+        """A day of a limit that had none begins with its first mail; it ends at midnight (UTC), as providers' days do."""
         if report.waiting + report.attempts == 0:
             return
         for key in keys:
             limit = self.state[key]
             if not limit.day.since:
-                self.state = {**self.state, key: replace(limit, day=limit.day._replace(since=now))}
+                since = now - now % DAY
+                self.state = {**self.state, key: replace(limit, day=limit.day._replace(since=since or now))}
                 if key in self.counted.budgets:
-                    self.counted.budgets[key].new_day(now, mono)
+                    self.counted.budgets[key].new_day(since or now, mono)
 
     def _lend(self, report: LaneReport, keys: tuple[Key, Key], now: float, mono: float) -> list[Fact]:
         """Leases in answer to a report; before them, what is counted is written down."""
@@ -229,8 +233,7 @@ class Shaper:
                 continue
             if limit.cap_until and now >= limit.cap_until:
                 facts += self._uncap(limit, now)
-            if limit.day.since and now >= limit.day.since + DAY:
-                facts += self._end_day(self.state[key], now)
+            facts += self._day_over(self.state[key], now)
         facts += self._over_all(now)
         self.counted.settle(now, mono)
         for key in self.counted.silent(now):
@@ -257,7 +260,9 @@ class Shaper:
         limit = replace(limit, cap_until=0.0, cap_rate=0.0, raised_at=now)
         return self._tell(limit, "uncap", now, reason)
 
-    def _end_day(self, limit: Limit, now: float) -> list[Fact]:
+    def _day_over(self, limit: Limit, now: float) -> list[Fact]:
+        if not limit.day.since or now < limit.day.since + DAY:
+            return []
         budget = self.counted.budgets.get(limit.key)
         used, fullest = (budget.spent, budget.fullest) if budget else (0, 0)
         limit, what, reason = end_day(limit, self._limits(limit.key), self.settings, used, fullest, now)

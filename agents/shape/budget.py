@@ -139,9 +139,9 @@ class Budget:
         account.grants.append(Grant(number, account.total + more, ends))
         return account.total + more
 
-    def new_day(self, now: float, mono: float) -> None:
-        """Another day begins: what can still be started counts in it."""
-        self.day_start, self.spent, self.fullest = now, 0, 0
+    def new_day(self, begins: float, mono: float) -> None:
+        """Another day began: what can still be started counts in it."""
+        self.day_start, self.spent, self.fullest = begins, 0, 0
         for account in self._accounts.values():
             account.grants = [grant for grant in account.grants if grant.ends > mono]
         self.written = 0

@@ -65,6 +65,8 @@ class Law:
     """Quiet time before a probe."""
     boldest: int = 4
     """Each probe that nobody minded doubles the next, up to so many times ``probe``."""
+    patient: int = 1
+    """A ceiling met again and again, each time the same, is probed at ever longer intervals, up to so many times as long."""
     probes: int = 6
     """After so many probes that nobody minded the ceiling is forgotten."""
     used: float = 0.7
@@ -82,9 +84,15 @@ class Law:
     trickle: float = 0.02
     """While stopped, this part of the rate asks whether it is over; half of it after each ``trickle_after``."""
     trickle_after: float = 600.0
+    asks: float = 1e9
+    """... at most so many mails/s: it takes no more to learn the answer, however wide the lane"""
+    ask: float = 300.0
+    """... and at least one in so many seconds, be that below ``minimum``, which nobody should be refused at for hours."""
     resume: float = 2.0
     """Factor back towards the rate before the stop, every ``resume_after`` in which nobody minded."""
     resume_after: float = 60.0
+    stride: float = 0.125
+    """The first step back goes to this part of where it goes at least."""
     recover: float = 1.3
     """Factor of a raise below ``near`` of what the provider took for long; every ``recover_after``."""
     recover_after: float = 3600.0

@@ -14,13 +14,17 @@ from msgspec.structs import replace
 from agents.shape.figures import Law, Limits
 from agents.shape.limit import Limit
 from agents.shape.warm import PACE
-from schemas.lane_report import LaneReport, Reply
+from schemas.lane_report import Reply
 
 FEW = 5
 """Attempts below which a share is chance."""
 HELD = 300.0
 """Seconds for which a rate must have been taken to be worth returning to."""
 EACH_TIME = 0.95
+SHUT = frozenset({"", "source", "dkim", "domain", "config"})
+"""Scopes of replies that may say that a source is shut out; the others are a recipient's or a message's."""
+HOURS = 3600.0
+"""Longer than greylisting asks for."""
 LEAST = 60.0
 """A shorter time that a reply names is no suspension."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -37,16 +41,15 @@ def asked(text: str) -> float:
     return float(found[1]) * _UNITS[found[2][0].lower()] if found else 0.0
 
 
-def turned_away(report: LaneReport, law: Law) -> list[Reply]:
-    """Replies 421 that stand against nearly all attempts: the host shuts us out, whatever else they say.
+def turned_away(reply: Reply) -> bool:
+    """Whether a reply, be it about a rate or not, may be one of a host that shuts us out.
 
-    421 is about the channel, never about a recipient (RFC 5321, 3.8); one among many is a domain's matter.
+    One among many is a domain's or a message's matter. Nearly all of them are an order to stop, whatever
+    their words. Greylisting is none (all pairs of a new sender are new), unless it wants hours.
     """
-    found = [r for r in report.replies if r.action == "retry" and r.scope == "domain" and r.open < 0]
-    found = [r for r in found if r.sample.startswith("421")]
-    if sum(reply.count for reply in found) <= law.stop * report.attempts:
-        return []
-    return [replace(reply, action="slow", scope="source") for reply in found]
+    if reply.open >= 0 or reply.scope not in SHUT or reply.action not in ("slow", "retry", "hold"):
+        return False
+    return reply.klass != "greylist" or asked(reply.sample) >= HOURS or reply.sample.startswith("421")
 
 
 def held(limit: Limit, law: Law, now: float) -> Limit:
@@ -61,11 +64,14 @@ def held(limit: Limit, law: Law, now: float) -> Limit:
 def halt(limit: Limit, limits: Limits, law: Law, now: float, text: str) -> tuple[Limit, str]:
     """The limit after newest reports of nothing but refusals, or on its way back from that."""
     after = limit.cut_at + law.settle
-    attempts, throttled = limit.newest(after)
-    if attempts < 2 * FEW:  # too few in one report
-        seen = limit.measured(after)
-        attempts, throttled = seen.attempts, seen.throttled
-    if attempts >= FEW and throttled > law.stop * attempts:
+    if limit.stopped_at:  # each mail asks, and the last answer counts
+        enough, (attempts, throttled) = 1, limit.answered(max(after, limit.raised_at))
+    else:
+        enough, (attempts, throttled) = FEW, limit.newest(after)
+        if attempts < 2 * FEW:  # too few in one report
+            seen = limit.measured(after)
+            attempts, throttled = seen.attempts, seen.throttled + seen.turned
+    if attempts >= enough and throttled > law.stop * attempts:
         return _stopped(limit, limits, law, now, text, throttled / attempts)
     if limit.stopped_at:
         return _back(limit, limits, law, now, attempts, throttled)
@@ -75,27 +81,25 @@ def halt(limit: Limit, limits: Limits, law: Law, now: float, text: str) -> tuple
 def _stopped(
     limit: Limit, limits: Limits, law: Law, now: float, text: str, share: float
 ) -> tuple[Limit, str]:
+    limit = replace(limit, throttled_at=now)
     caps = limit.caps()
     if caps is not None:  # the pace that binds is the plan's
-        limit = replace(limit, rate=max(limits.minimum, min(limit.rate, PACE * caps[1] / 3600)))
+        limit = replace(limit, rate=min(limit.rate, max(limits.minimum, PACE * caps[1] / 3600)))
     wait = min(law.asked, asked(text))
     first = not limit.stopped_at
-    if (
-        not first
-        and wait < LEAST
-        and (limit.rate <= limits.minimum or now - limit.cut_at < law.trickle_after)
-    ):
+    least = min(limits.minimum, 1 / law.ask)
+    if not first and wait < LEAST and (limit.rate <= least or now - limit.cut_at < law.trickle_after):
         return limit, ""
     if first:
         limit = held(limit, law, now)
         known = limit.proven if now - limit.proven_at <= law.proven else 0.0
-        # A little less each time, so that a quota that the rate overruns is not overrun for ever.
-        known = max(limit.rate, known * EACH_TIME)
-        limit = replace(limit, proven=known, proven_at=now, stopped_at=now)
-        rate = limit.proven * law.trickle
+        limit = replace(limit, stopped_at=now, met=limit.met + 1)
+        if limit.rate >= law.near * law.near * known:
+            # A little less each time, so that a quota that the rate overruns is not overrun for ever.
+            limit = replace(limit, proven=max(limit.rate, known * EACH_TIME), proven_at=now)
+        rate = max(least, min(limit.rate * law.deepest, limit.proven * law.trickle, law.asks))
     else:
-        rate = limit.rate / 2
-    rate = max(limits.minimum, min(limit.rate * law.deepest, rate)) if first else max(limits.minimum, rate)
+        rate = max(least, limit.rate / 2)
     until, what = limit.suspended_until, "cut"
     reason = f"{share:.0%} of attempts refused: a trickle asks when it is over"
     if wait >= LEAST:
@@ -111,12 +115,12 @@ def _back(
     """Up again while it is taken; a share refused on the way is a rate again, and the law's matter."""
     goal = min(limits.maximum, limit.proven * law.near)
     if throttled > law.share * attempts and throttled > 1 and attempts >= FEW:
-        return replace(limit, stopped_at=0.0), ""
+        return replace(limit, stopped_at=0.0, rate=max(limits.minimum, limit.rate)), ""
     if limit.rate >= goal * 0.999:
         return replace(limit, stopped_at=0.0, ceiling=max(limit.ceiling, goal)), ""
     quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
-    if quiet < law.resume_after or attempts < 1 or now < limit.frozen_until:
+    if quiet < law.resume_after or attempts < 1:  # no growth, so no freeze forbids it
         return limit, ""
-    rate = min(goal, limit.rate * law.resume)
+    rate = min(goal, max(limit.rate * law.resume, goal * law.stride))
     reason = f"taken again: back towards {goal:.3g}/s"
     return replace(limit, rate=rate, raised_at=now, reason=reason), "raise"

@@ -17,6 +17,8 @@ Kind = Literal["source", "dkim", "from"]
 Key = tuple[Kind, str, str]
 """Which limit: kind, name (a source, a DKIM domain, or the address in From, over all providers alone), provider."""
 MAX_SAMPLES = 600
+MANY, LONGEST = 10, 600.0
+"""A slow limit is looked at over as long as it takes so many mails, at most so many seconds: two say nothing."""
 NO_PLANS: Mapping[str, Plan] = {}
 
 
@@ -30,6 +32,8 @@ class Sample(NamedTuple):
     throttled: int
     connections: int = 0
     busy: int = 0
+    turned: int = 0
+    """Attempts turned away with other words than "too fast"."""
 
 
 class Measured(NamedTuple):
@@ -45,6 +49,7 @@ class Measured(NamedTuple):
     attempts: int
     streams: int
     taken: float
+    turned: int = 0
 
 
 UNMEASURED = Measured(0.0, 0.0, 0, 0, 0, 0.0)
@@ -96,6 +101,8 @@ class Limit(Struct, frozen=True):
     seen_at: float
     ceiling: float = 0.0
     probes: int = 0
+    met: int = 0
+    """How often in a row the ceiling was met where it was before."""
     cut_at: float = 0.0
     raised_at: float = 0.0
     throttled_at: float = 0.0
@@ -143,8 +150,17 @@ class Limit(Struct, frozen=True):
         return replace(limits, minimum=min(limits.minimum, PACE * caps[1] / 3600 / 10))
 
     def sampled(self, sample: Sample, window: float) -> Limit:
-        """With one sample more, without those older than ``window`` seconds."""
+        """With one sample more, without those older than ``window`` seconds, or what MANY mails take at this rate."""
+        window = max(window, min(LONGEST, MANY / max(self.rate, 1e-6)))
         kept = [old for old in self.samples[-MAX_SAMPLES:] if old.time > sample.time - window]
+        last = kept[-1] if kept else None
+        if (
+            last is not None
+            and last.stream == sample.stream
+            and not (last.attempts or sample.attempts or last.busy or sample.busy)
+        ):
+            kept.pop()  # a slow lane is silent for most of its seconds
+            sample = sample._replace(seconds=sample.seconds + last.seconds)
         return with_fields(self, samples=(*kept, sample), seen_at=sample.time)
 
     def measured(self, after: float = 0.0) -> Measured:
@@ -174,12 +190,18 @@ class Limit(Struct, frozen=True):
             attempts=attempts,
             streams=len(sums),
             taken=max(newest, average) if few else newest,
+            turned=sum(sample.turned for sample in self.samples if sample.time > after),
         )
 
     def newest(self, after: float) -> tuple[int, int]:
-        """(attempts, throttled) of the newest report of each stream, where it came after ``after``."""
+        """(attempts, throttled or turned away) of the newest report of each stream, where it came after ``after``."""
         last = {sample.stream: sample for sample in self.samples if sample.time > after}
-        return sum(s.attempts for s in last.values()), sum(s.throttled for s in last.values())
+        return sum(s.attempts for s in last.values()), sum(s.throttled + s.turned for s in last.values())
+
+    def answered(self, after: float) -> tuple[int, int]:
+        """(attempts, throttled or turned away) of the last report that had any, where it came after ``after``."""
+        found = next((sample for sample in reversed(self.samples) if sample.attempts), None)
+        return (found.attempts, found.throttled + found.turned) if found and found.time > after else (0, 0)
 
     def room(self, limits: Limits) -> int:
         """Connections allowed now, over all workers."""

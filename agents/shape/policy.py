@@ -20,6 +20,8 @@ State = Mapping[Key, Limit]
 SOURCE_SCOPES = frozenset({"", "source"})
 SIGNER_SCOPES = frozenset({"dkim"})
 """A reply acts at its own scope: whatever is in neither set slows no lane."""
+SAME = 0.1
+"""Ceilings no further apart than this part are the same one."""
 
 
 def decide(
@@ -40,8 +42,6 @@ def decide(
             continue
         limits = settings.limits(report.provider, key[0], key[1])
         replies = [reply for reply in report.replies if reply.scope in scopes]
-        if key is source:
-            replies += turned_away(report, settings.law)
         before = state.get(key) or fresh(key, limits, settings, now)
         after, what, reply = _step(before, report, replies, limits, settings, now)
         if not what and key not in state and (key is source or after.warm):
@@ -87,7 +87,9 @@ def _step(
     blocked = sum(reply.count for reply in replies if reply.action == "hold")
     if report.kind == "delivery":
         other = report.dkim if limit.key[0] == "source" else report.source
-        counts = (report.attempts, throttled, report.connections, report.busy)
+        shut = [r for r in report.replies if turned_away(r)] if limit.key[0] == "source" else []
+        turned = sum(reply.count for reply in shut if reply not in slow)
+        counts = (report.attempts, throttled, report.connections, report.busy, turned)
         sample = Sample(now, (report.worker, other), report.seconds, *counts)
         limit = limit.sampled(sample, law.window)
     tally = limit.tally.add(
@@ -125,7 +127,7 @@ def _step(
     if not what:
         limit, what = sweep(limit, limits, settings.sweep, now)
     if not what and now >= limit.cap_until and report.kind == "delivery":
-        reply = max(slow, key=lambda found: found.count) if slow else None
+        reply = max((*slow, *shut), key=lambda found: found.count, default=None)
         limit, what = halt(limit, limits, law, now, reply.sample if reply else "")
         if not what and not limit.stopped_at:
             limit, what = _cut(limit, limits, law, now)
@@ -143,7 +145,7 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
         return limit, ""
     caps = limit.caps()
     if caps is not None:  # the pace that binds is the plan's
-        limit = replace(limit, rate=max(limits.minimum, min(limit.rate, PACE * caps[1] / 3600)))
+        limit = replace(limit, rate=min(limit.rate, max(limits.minimum, PACE * caps[1] / 3600)))
     # Few attempts say little: the cut goes by the least share that they make likely. And just after a
     # cut not every worker has reported what it sent since.
     rate = seen.rate if seen.streams == limit.measured().streams else limit.rate
@@ -156,18 +158,25 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     reason = f"{seen.share:.1%} of attempts throttled at {seen.rate:.3g}/s"
     ceiling = max(taken, rate)
     limit = held(limit, law, now)
-    return replace(limit, rate=rate, ceiling=ceiling, probes=0, cut_at=now, reason=reason), "cut"
+    again = limit.ceiling and abs(ceiling / limit.ceiling - 1) <= SAME
+    met = limit.met + 1 if again else 0
+    return replace(limit, rate=rate, ceiling=ceiling, probes=0, met=met, cut_at=now, reason=reason), "cut"
 
 
 def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
     """Up a step after quiet time, where the limit is used; near the ceiling only a probe, and later."""
     quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
-    if limit.rate >= limits.maximum or now < limit.frozen_until:
+    if limit.rate >= limits.maximum:
         return limit, ""
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
     known = 0.0 if now - limit.proven_at > law.proven else law.near * limit.proven
-    back = not near and limit.rate < known * 0.999  # no news for the provider
-    if quiet < (law.probe_after if near else law.recover_after if back else law.raise_after):
+    back = not near and limit.rate < known * 0.999  # no news for the provider, and no growth
+    if now < limit.frozen_until and not back:
+        return limit, ""
+    # No patience where it took more lately: this ceiling will pass.
+    passing = known > limit.ceiling * (1 + SAME)
+    patient = 1 if passing else min(law.patient, 2**limit.met)
+    if quiet < (law.probe_after * patient if near else law.recover_after if back else law.raise_after):
         return limit, ""
     seen = limit.measured()
     used = max(seen.rate, seen.taken)  # the average lags behind a rate that grows
@@ -178,7 +187,7 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
         rate = min(limit.rate * law.recover, max(rate, known))
     if near:
         # Each probe that nobody minded doubles the next one: a ceiling that moved is found in a few.
-        rate = min(rate, limit.rate + law.probe * min(law.boldest, 2**limit.probes) * ceiling)
+        rate = min(rate, limit.rate + law.probe * min(law.boldest, 2 ** (limit.probes + passing)) * ceiling)
         ceiling = max(ceiling, rate)
     elif ceiling:
         rate = min(rate, law.near * ceiling)
@@ -189,5 +198,5 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     limit = held(limit, law, now)
     probes = limit.probes + 1 if near else 0
     if probes >= law.probes:  # nobody minded any of them: it is no ceiling any more
-        ceiling, probes = 0.0, 0
+        limit, ceiling, probes = replace(limit, met=0), 0.0, 0
     return replace(limit, rate=rate, ceiling=ceiling, probes=probes, raised_at=now, reason=reason), "raise"

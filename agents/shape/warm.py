@@ -68,8 +68,8 @@ def planned(limits: Limits, plans: Mapping[str, Plan]) -> Warm | None:
 
 
 def finished(warm: Warm, limits: Limits) -> bool:
-    """Whether the plan allows more than the law ever will."""
-    return warm.per_hour >= limits.maximum * 3600
+    """Whether the plan allows more than the law ever will: in a day too, which has more hours than a plan counts."""
+    return warm.per_day >= limits.maximum * DAY
 
 
 def day_ended(warm: Warm, day: Day, plan: Plan, used: int, fullest: int) -> tuple[Warm, str, str]:

@@ -13,10 +13,11 @@ from agents.shape.figures import Settings
 from agents.shape.rules import parse_policy
 from schemas.lane_policy import Decision
 from schemas.reply import Rules, load_rules
+from streams.ops.simulate.ideal import Permit
 from streams.ops.simulate.measures import PERMITTED, Measures, Point
 from streams.ops.simulate.provider import Provider
 from streams.ops.simulate.providers_file import Model
-from streams.ops.simulate.run import COARSE, Run
+from streams.ops.simulate.run import COARSE, START, Run
 from streams.ops.simulate.senders import Adaptive, Fixed, FixedReactions, Sender
 
 POLICIES = ("adaptive", "fixed", "rules")
@@ -25,6 +26,8 @@ SEARCHED = 300.0
 RATES = (0.3, 0.5, 0.65, 0.75, 0.82, 0.88, 0.94, 0.98, 1.05)
 """Tried, as parts of what the model takes with nothing amiss, and as many below."""
 DEFERRED = 0.01
+PLAN = "conservative"
+"""By which a cold source warms up where neither model nor policy name a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +47,45 @@ def settings_of(text: str = "", where: str = "policy.toml") -> Settings:
 
 def simulate(model: Model, policy: str, days: float, seed: int, settings: Settings | None = None) -> Outcome:
     """One model under one policy for ``days``. The same arguments give the same outcome."""
-    settings = settings or settings_of()
+    trial = _Trial(model, days, seed, settings or settings_of())
     if policy == "adaptive":
-        sender: Sender = Adaptive(settings, model.policy_name, cold=model.established > 0)
-        return _outcome(model, sender, days, seed, {})
-    make = _maker(model, policy, settings)
-    rate = _search(model, make, days, seed)
-    return _outcome(model, make(rate), days, seed, {"rate": round(rate, 5)})
+        plan, step = trial.begins
+        return trial.outcome(Adaptive(trial.settings, model.policy_name, START, plan=plan, step=step), {})
+    make = _maker(model, policy, trial.settings)
+    rate = _search(trial, make)
+    return trial.outcome(make(rate), {"rate": round(rate, 5)})
 
 
-def _outcome(model: Model, sender: Sender, days: float, seed: int, more: dict[str, Any]) -> Outcome:
-    found = _run(model, sender, days, seed, COARSE)
-    return Outcome(model.name, found.figures() | more, found.points, sender.decisions)
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A model and what all policies are tried under."""
 
+    model: Model
+    days: float
+    seed: int
+    settings: Settings
 
-def _run(model: Model, sender: Sender, days: float, seed: int, coarse: float) -> Measures:
-    phase = crc32(f"{seed}:{model.name}".encode()) / 2**32
-    return Run(model, sender, _reply_rules(), phase, coarse).run(days)
+    @property
+    def begins(self) -> tuple[str, int]:
+        """The warm-up plan of a cold source and the step on which it begins; "": a warm source."""
+        model, plans = self.model, self.settings.plans
+        if not model.established or not plans:
+            return "", 0
+        own = self.settings.limits(model.policy_name).warm_up
+        name = next((plan for plan in (model.plan, own, PLAN) if plan in plans), next(iter(plans)))
+        return name, plans[name].step_of(model.established * plans[name].grow)
+
+    def run(self, sender: Sender, coarse: float = COARSE) -> Measures:
+        """Let the days pass under one sender."""
+        phase = crc32(f"{self.seed}:{self.model.name}".encode()) / 2**32
+        limits = self.settings.limits(self.model.policy_name, "dkim", "ideal")
+        permit = Permit(self.settings, limits, self.model, *self.begins)
+        return Run(self.model, sender, permit, _reply_rules(), phase, coarse).run(self.days)
+
+    def outcome(self, sender: Sender, more: dict[str, Any]) -> Outcome:
+        """What is shown of it."""
+        found = self.run(sender)
+        return Outcome(self.model.name, found.figures() | more, found.points, sender.decisions)
 
 
 @cache
@@ -77,12 +102,12 @@ def _maker(model: Model, policy: str, settings: Settings) -> Callable[[float], S
     return lambda rate: FixedReactions(reacting, model.policy_name, rate, model.connections)
 
 
-def _search(model: Model, make: Callable[[float], Sender], days: float, seed: int) -> float:
+def _search(trial: _Trial, make: Callable[[float], Sender]) -> float:
     """The constant rate (messages/s) with the most delivered that keeps the other measures, else the best."""
-    usual = Provider(replace(model, reputation=1.0)).usual(0.0)
+    usual = Provider(replace(trial.model, reputation=1.0)).usual(0.0)
     best: tuple[bool, float, float] = (False, -1.0, usual * RATES[0])
     for part in (*(rate / 8 for rate in RATES[::2]), *RATES):
-        found = _run(model, make(usual * part), days, seed, SEARCHED).figures()
+        found = trial.run(make(usual * part), SEARCHED).figures()
         growth = found["worst_growth"]
         kept = found["deferred_after_first_hour"] <= DEFERRED and (
             growth is None or growth <= PERMITTED + 1e-9

@@ -36,6 +36,8 @@ class Measures:
     """Sums and moments of one run."""
 
     model: Model
+    first: int = 0
+    """Messages of the first day of a warm-up plan: where growth begins."""
     attempts: int = 0
     throttled: int = 0
     late_attempts: int = 0
@@ -60,7 +62,7 @@ class Measures:
 
     def step(
         self, now: float, seconds: float, attempts: int, answer: Answer, delivered: int, allowed: Allowed,
-        best: int, provider: Provider, backlog: float, stopped: bool,
+        best: int, provider: Provider, permitted: float, backlog: float, stopped: bool,
     ) -> None:  # fmt: skip
         """One step from ``now`` (seconds from the start)."""
         self.attempts += attempts
@@ -80,7 +82,7 @@ class Measures:
         self.longest = max(self.longest, self._stopped)
         pace = provider.pace(now)
         self._full(now + seconds, seconds, answer.taken, best)
-        self._recovery(now, seconds, attempts, answer, allowed, pace, provider, backlog)
+        self._recovery(now, seconds, answer, allowed, min(pace, permitted), provider, backlog)
         self._draw(now, seconds, answer, allowed, pace, provider, stopped)
 
     def _full(self, now: float, seconds: float, taken: int, best: int) -> None:
@@ -98,7 +100,7 @@ class Measures:
             self.full_at = now
 
     def _recovery(
-        self, now: float, seconds: float, attempts: int, answer: Answer, allowed: Allowed, pace: float,
+        self, now: float, seconds: float, answer: Answer, allowed: Allowed, pace: float,
         provider: Provider, backlog: float,
     ) -> None:  # fmt: skip
         """From the later of a drop's end and an ordered suspension's end to full rate."""
@@ -111,8 +113,9 @@ class Measures:
             self._hurt, self._waits = False, now
         if self._waits < 0:
             return
-        # Where less is to be sent than may be, all of it is full rate.
-        full = answer.taken >= FULL * pace * seconds or (backlog < 1 and not answer.throttled)
+        # Where less is to be sent than may be, or the plan's day or hour is used up, all of it is full rate.
+        idle = (backlog < 1 or allowed.most < 1) and not answer.throttled
+        full = answer.taken >= FULL * pace * seconds or idle
         if full or provider.room(now, 1.0) < 1e-9:
             self.recoveries.append((now - self._waits) / HOUR)
             self._waits = -1.0
@@ -141,7 +144,7 @@ class Measures:
         """The worst day's volume as a multiple of the largest before; None: a warm source may send any."""
         if not self.model.established:
             return None
-        largest, worst = self.model.established, 0.0
+        largest, worst = max(self.model.established, self.first), 0.0
         for taken, *_ in self.days:
             worst = max(worst, taken / largest)
             largest = max(largest, taken)

@@ -35,7 +35,7 @@ class Provider:
         self.model = model
         self.reputation = model.reputation
         self.suspended_until = 0.0
-        self._order = ""
+        self._order = ("", 0.0)
         self._phase = phase
         self._tokens = self._minute = 0.0
         self._full = True
@@ -47,9 +47,14 @@ class Provider:
 
     def text(self, situation: str) -> str:
         """The reply for a situation, as it goes over the wire."""
-        hours = f"{self.model.suspend_hours:.3g}"
         said = self._texts.get(situation) or DIALECTS["plain"][situation]
-        return said.replace("{ip}", IP).replace("{rcpt}", "user@example.test").replace("{hours}", hours)
+        return said.replace("{ip}", IP).replace("{rcpt}", "user@example.test")
+
+    def order(self, now: float) -> str:
+        """The reply while the source is stopped; it tells the hours that are left where it tells any."""
+        said, until = self._order
+        left = f"{math.ceil(max(0.0, until - now) / 36) / 100:g}"
+        return said.replace("{ip}", IP).replace("{hours}", left)
 
     def factor(self, now: float) -> float:
         """The part of its nominal budgets that it grants now."""
@@ -66,13 +71,10 @@ class Provider:
         """Whether it has stopped the source, by its script or for the source's behaviour."""
         for pause in self.model.suspensions:
             if pause.day * DAY <= now < pause.day * DAY + pause.hours * HOUR:
-                hours = f"{pause.hours:.3g}"
-                self._order = pause.reply or self._texts["suspended"].replace("{ip}", IP).replace(
-                    "{hours}", hours
-                )
+                self._order = (pause.reply or self._texts["suspended"], pause.day * DAY + pause.hours * HOUR)
                 return True
         if now < self.suspended_until:
-            self._order = self.text("suspended")
+            self._order = (self._texts["suspended"], self.suspended_until)
             return True
         return False
 
@@ -152,7 +154,7 @@ class Provider:
         self._day += taken
         self._judge(now, seconds, tried, throttled, taken)
         crowded = int(attempts > 0 and connections > model.connections)
-        text = (self._order if stopped else self.text("rate")) if throttled else ""
+        text = (self.order(now) if stopped else self.text("rate")) if throttled else ""
         return Answer(taken, throttled, text, spent, crowded)
 
     def complained(self, now: float) -> float:
@@ -171,7 +173,7 @@ class Provider:
         fade = math.exp(-seconds / DAY)
         self._sent = self._sent * fade + taken
         self._minded = self._minded * fade + taken * self.complained(now)
-        if not tried:
+        if self._tries < 0.5:  # nothing within the last hour
             return
         share = self._over / max(self.usual(now) * HOUR, 100.0)
         worse = 0.0

@@ -121,7 +121,11 @@ class Model:
     )
     established: float = key(
         0.0,
-        "messages a day that it knows of this source at the beginning (a cold source: 200); 0: the source is warm",
+        "messages a day that it knows of this source at the beginning (a cold source: 300), which then warms up by its plan, from the day that follows so many; 0: the source is warm, there is no plan",
+    )
+    plan: str = key(
+        "",
+        "warm-up plan of policy.toml that a cold source goes by; empty: the provider's own, else conservative",
     )
     growth: float = key(
         1.5,

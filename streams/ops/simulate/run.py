@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from schemas.lane_report import LaneReport, Reply
 from schemas.reply import Rules, classify
+from streams.ops.simulate.ideal import Ideal, Permit
 from streams.ops.simulate.measures import Measures
 from streams.ops.simulate.provider import DAY, HOUR, Provider
 from streams.ops.simulate.providers_file import Model
@@ -90,13 +91,15 @@ class Run:
     """A simulation of one model under one policy."""
 
     def __init__(
-        self, model: Model, sender: Sender, rules: Rules, phase: float = 0.0, coarse: float = COARSE
-    ):
+        self, model: Model, sender: Sender, permit: Permit, rules: Rules, phase: float = 0.0,
+        coarse: float = COARSE,
+    ) -> None:  # fmt: skip
         self.model, self.sender = model, sender
-        self.provider, self.oracle = Provider(model, phase), Provider(model, phase)
+        self.provider = Provider(model, phase)
+        self.ideal = Ideal(model, Provider(model, phase), permit)
         self.replies = Replies(rules, model)
-        self.queue, self.ideal = Queue(), 0.0
-        self.measures = Measures(model)
+        self.queue = Queue()
+        self.measures = Measures(model, permit.first)
         self._coarse = coarse
         spans = [(span.day, span.hours) for span in model.drops]
         spans += [(span.day, span.hours) for span in model.suspensions]
@@ -162,7 +165,8 @@ class Run:
         self._arrive(now + seconds)
         waiting = self.queue.due(now)
         stopped = START + now < allowed.suspended_until
-        budget = 0.0 if stopped else min(allowed.rate * (seconds + 0.5), self._carry + allowed.rate * seconds)
+        saved = min(self._carry, max(1.0, 0.5 * allowed.rate))  # a bucket of half a second
+        budget = 0.0 if stopped else saved + allowed.rate * seconds
         usable = min(allowed.connections, model.connections)
         carried = usable / model.latency * seconds
         attempts = int(min(waiting, budget, carried, allowed.most))
@@ -184,28 +188,19 @@ class Run:
         self._complaints[int((now + model.complaint_hours * HOUR) // HOUR)] += (
             delivered * self.provider.complained(now)
         )
-        best = self._oracle(now, seconds)
+        best = self.ideal.step(now, seconds)
         # What a provider takes of a pair that it does not know yet is a deferral, for another reason.
         self.measures.step(
-            now, seconds, attempts, answer, delivered, allowed, best, self.provider, waiting - attempts,
-            stopped or (late and self.provider.ordered(now)),
+            now, seconds, attempts, answer, delivered, allowed, best, self.provider, self.ideal.pace(),
+            waiting - attempts, stopped or (late and self.provider.ordered(now)),
         )  # fmt: skip
         self._report(now + seconds, seconds, attempts, answer, delivered, bounced, grey, busy, open_now)
 
     def _arrive(self, now: float) -> None:
         came = arrived(self.model, now)
         self.queue.new += came - self._arrived
-        # Mail of a new pair comes to a greylister twice, whoever sends it.
-        twice = self.model.fresh if self.model.greylist else 0.0
-        self.ideal += (came - self._arrived) * (1 + twice)
+        self.ideal.arrive(came - self._arrived)
         self._arrived = came
-
-    def _oracle(self, now: float, seconds: float) -> int:
-        """What a sender that knows everything would have had taken in this step."""
-        could = self.oracle.room(now, seconds)
-        sent = int(min(could, self.ideal))
-        self.ideal -= sent
-        return self.oracle.offer(now, seconds, sent, 1, 1).taken
 
     def _taken(self, now: float, taken: int, new: float) -> tuple[int, int]:
         """Of those that the budget let in: (greylisted, bounced)."""

@@ -13,7 +13,7 @@ from agents.shape.connections import connect
 from agents.shape.limit import Key, Limit
 from agents.shape.react import react
 from agents.shape.rules import Limits, Settings
-from schemas.lane_policy import Decision, LanePolicy
+from schemas.lane_policy import Decision, LaneOrder, LanePolicy
 from schemas.lane_report import LaneReport, Used
 
 SOURCE = "192.0.2.10"
@@ -52,9 +52,12 @@ class Adaptive:
 
     settings: Settings
     provider: str
+    start: float = 0.0
+    """Unix seconds when the simulation begins."""
     decisions: list[Decision] = field(default_factory=list)
-    cold: bool = False
-    """By the policy's warm-up plans; else the source and domain are known to the provider."""
+    plan: str = ""
+    """The warm-up plan and its day on which a cold source begins; "": the provider knows source and domain."""
+    step: int = 0
     _shaper: Shaper = field(init=False)
     _now: Allowed = field(init=False)
     _sent: int = 0
@@ -62,26 +65,31 @@ class Adaptive:
     _hour: int = 0
 
     def __post_init__(self) -> None:
-        if not self.cold:
-            self.settings = replace(self.settings, plans={})
         limits = self.settings.limits(self.provider)
         self._shaper = Shaper(self.settings)
-        # Nothing but a report makes shape say anything: the first mail waits for it.
-        rate = 0.0 if self.cold else limits.start
-        self._now = Allowed(rate, limits.connections, limits.per_connection)
+        self._now = Allowed(limits.start, limits.connections, limits.per_connection)
+        kinds: tuple[tuple[Literal["source", "dkim"], str], ...] = (("source", SOURCE), ("dkim", DKIM))
+        for kind, name in kinds:
+            what: Literal["day", "warm"] = "day" if self.plan else "warm"
+            order = LaneOrder(
+                kind=kind, name=name, provider=self.provider, what=what, value=self.step + 1, plan=self.plan,
+                who="simulate", why="as the model says", time=0.5,
+            )  # fmt: skip
+            self._shaper.on_order(order, self.start)
+        self._now = self._stricter()
 
     def allowed(self, now: float) -> Allowed:
-        return self._now._replace(most=self._left(now)) if self.cold else self._now
+        left = self._left(now)
+        return self._now if left == NEVER else self._now._replace(most=left)
 
     def _left(self, now: float) -> float:
         """Messages left of the plans' day and hour."""
-        while self._lately and self._lately[0][0] <= now - 3600:
-            self._hour -= self._lately.popleft()[1]
         left = NEVER
-        for key in self._keys():
-            limit, budget = self._shaper.state.get(key), self._shaper.counted.budgets.get(key)
-            caps = limit.caps() if limit else None
-            if caps is not None and budget is not None:
+        for key, budget in self._shaper.counted.budgets.items():
+            caps = self._shaper.state[key].caps() if key in self._shaper.state else None
+            if caps is not None:
+                while self._lately and self._lately[0][0] <= now - 3600:
+                    self._hour -= self._lately.popleft()[1]
                 left = min(left, caps[0] - budget.spent, caps[1] - self._hour)
         return max(0.0, left)
 
@@ -89,11 +97,14 @@ class Adaptive:
         return ("source", SOURCE, self.provider), ("dkim", DKIM, self.provider)
 
     def report(self, report: LaneReport, now: float) -> None:
-        if self.cold and report.kind == "delivery":
+        if report.kind == "delivery":
             self._sent += report.attempts
             if report.attempts:
                 self._lately.append((now, report.attempts))
                 self._hour += report.attempts
+            while self._lately[0][0] <= now - 3600 if self._lately else False:
+                self._hour -= self._lately.popleft()[1]
+        if report.kind == "delivery" and self._shaper.counted.budgets:
             kinds: tuple[Literal["source", "dkim"], ...] = ("source", "dkim")
             used = tuple(
                 Used(kind=kind, total=self._sent, fresh=report.attempts, over=report.number) for kind in kinds

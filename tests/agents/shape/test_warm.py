@@ -79,7 +79,7 @@ def test_frozen_growth_holds_the_day_and_a_plan_ends_above_the_law():
     frozen = with_fields(warm(), frozen_until=NOW + 5)
     _, what, reason = end_day(frozen, SHIPPED.limits("google"), SHIPPED, 300, 60, NOW)
     assert (what, "frozen" in reason) == ("hold", True)
-    late = with_fields(warm(44), day=GOOD)
+    late = with_fields(warm(60), day=GOOD)
     used = late.warm.per_day
     after, what, reason = end_day(late, SHIPPED.limits("google"), SHIPPED, used, used // 5, NOW)
     assert (after.warm, what) == (None, "warm")
@@ -107,7 +107,10 @@ def test_a_month_of_good_days_follows_the_plan_and_stops_where_the_hour_does():
         sizes[budget.day_start] = budget.spent
         shaper.tick(now + 1, mono + 1)
     volumes = [sizes[day] for day in sorted(sizes)]
-    assert volumes[:5] == [300, 390, 510, 660, 860]
+    # What was lent at a day's end and not used is in no day.
+    assert all(
+        plan - 2 <= sent <= plan for sent, plan in zip(volumes, (300, 390, 510, 660, 860), strict=False)
+    )
     assert max(b / a for a, b in itertools.pairwise(volumes) if a) <= 1.42
     assert volumes[-1] > 100_000
     state = shaper.state[KEY]
