@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tenant": ("streams.ops.campaign:tenant", "The same for all mail of a tenant,"),
     "lane": ("streams.ops.campaign:lane", "for all mail to a provider,"),
     "source": ("streams.ops.campaign:source", "and for a sending address."),
+    "reputation": (
+        "streams.ops.reputation:reputation",
+        "What block lists and providers say of our addresses and domains.",
+    ),
     "dlq": ("streams.ops.dlq:dlq", "Dead letters: list, show, and replay where they died."),
     "trace": ("streams.ops.trace:command", "The whole story of one message."),
     "audit": ("streams.ops.audit_command:command", "Balance the books: what became of every send received."),

@@ -109,7 +109,9 @@ def _step(
         delivered=report.delivered,
         complaints=report.complaints,
         traps=report.traps,
-        told=int(report.kind == "feedback" and not report.listed),  # our own check knows of no complaints
+        told=int(
+            report.kind == "feedback" and not (report.listed or report.traps)
+        ),  # those know of no complaints
     )
     limit = replace(limit, tally=tally, day=day, throttled_at=now if throttled else limit.throttled_at)
     if report.listed:
