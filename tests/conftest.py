@@ -16,9 +16,14 @@ import secrets
 import sys
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.brokers import Broker, BrokerUnavailable, SessionBrokers
+
+# A property is no benchmark: beside other work any example can take long.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 # Tables are as wide for the tests as for a program, also where a terminal has said how wide it is.
 os.environ.pop("COLUMNS", None)
