@@ -153,6 +153,9 @@ class State(View, Protocol):
     async def keys(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
         """Every key that is wanted. Goes through all rows, a few thousand at a time: others take their turns."""
 
+    def past(self, now: float) -> list[bytes]:
+        """Keys of some rows whose time has passed at ``now`` (Unix seconds), for states whose rows have one."""
+
 
 class States(Protocol):
     """Opens the state of a partition; an agent calls it in ``assigned`` and ``revoked``."""

@@ -20,6 +20,8 @@ S.C. 2010 c. 23, section 10(10): 24 and 6 months)."""
 IMPLIED = frozenset({"customer", "purchase", "inquiry"})
 MONTHS = {"purchase": 24, "inquiry": 6}
 """Calendar months after which an implied consent ends by itself; one without a number does not."""
+COUNTED = 2 * 86400.0
+"""Seconds for which a confirmation mail is remembered at least: twice as long as it counts, for clocks differ."""
 TRACKING = "oc"
 """Letters of what may be tracked, as in the header ``consent`` (schemas.mail): opens, clicks."""
 
@@ -48,10 +50,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A subscription that was asked for, and for which a confirmation mail was made. ``id`` is the event's."""
+    """A subscription that was asked for, and for which a confirmation mail was made. ``id`` is the event's;
+    ``until`` how long the link in the mail is good."""
 
     id: str
     time: float
+    until: float = 0.0
     wording: str = ""
     source: str = ""
     proof: str = ""
@@ -84,9 +88,22 @@ class StreamConsent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         """The key on the compacted topic; the recipient first, so that a prefix scan finds all of theirs."""
         return consent_key(self.to, self.tenant, self.stream)
 
+    @property
+    def goes(self) -> float:
+        """When nothing may be left of the row, Unix seconds; 0 = never. Who was asked and never confirmed has given
+        no reason to be kept: only their confirmation mails are counted, for as long as they count."""
+        if self.changes or not self.asked:
+            return 0.0
+        return max(max(asked.until, asked.time + COUNTED) for asked in self.asked)
+
     def in_force(self, now: float) -> bool:
         """Whether there is a consent to mail at ``now`` (Unix seconds)."""
         return self.state == "granted" and not (self.until and now >= self.until)
+
+
+def goes(raw: bytes) -> float:
+    """``StreamConsent.goes`` of a row as it is on the topic."""
+    return msgspec.json.decode(raw, type=StreamConsent).goes
 
 
 def consent_key(to: str, tenant: str, stream: str) -> bytes:

@@ -54,7 +54,7 @@ from schemas.campaign import Campaign
 from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, decode, encode, headers_from, parse
 from schemas.codec import Record as CodecRecord
-from schemas.consent import StreamConsent
+from schemas.consent import StreamConsent, goes
 from schemas.contact import Contact
 from schemas.erasure import Pseudonyms
 from schemas.gate import until_of
@@ -500,6 +500,7 @@ class App:
             follower,
             headers={"type": b"consent", "version": b"1"},
             newer=_newer_consent,
+            until=goes,
             head=first_word,
             rewrite=self.publish,
         )
@@ -513,6 +514,12 @@ class App:
             )
         else:
             asking = Asking(consents, rules, lambda link: "", self.clock, observe_subscription)
+
+        def sweep() -> None:
+            for out in asking.sweep(self.clock()):
+                self.publish(out)
+
+        self._every(60.0, sweep)
         return Suppress(states, suppress_policy.Settings(), asking, self._names())
 
     async def _publish_campaigns(self, wanted: Sequence[Campaign]) -> None:

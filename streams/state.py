@@ -315,6 +315,14 @@ class PartitionState:
             self._broken(error)
             raise
 
+    def past(self, now: float) -> list[bytes]:
+        """Keys of some rows whose time has passed."""
+        try:
+            return self._store.past(now)
+        except sqlite3.Error as error:
+            self._broken(error)
+            raise
+
     def fresh(self, seconds: float) -> bool:
         """Whether the topic's partition was read to its end within the last ``seconds``."""
         return self._follower.fresh(self.topic, self.partition, seconds)

@@ -320,6 +320,11 @@ class Store:
         )
         return cursor.rowcount
 
+    def past(self, now: float, limit: int = 1000) -> list[bytes]:
+        """Keys of rows whose time has passed, at most ``limit``; they stay. Raises sqlite3.Error."""
+        found = self._db.execute("SELECT k FROM rows WHERE until > 0 AND until < ? LIMIT ?", (now, limit))
+        return [bytes(key) for (key,) in found]
+
     def some_keys(self, after: int, limit: int = STEP) -> tuple[list[bytes], int]:
         """Keys of rows above a row number (0 at first), and the number to go on above; none are left where there are
         no keys. What is written meanwhile comes last."""

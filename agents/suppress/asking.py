@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from agents import Out, State, States, Ticket
 from agents.suppress.consent import Answer, decide, stream_of
 from schemas.codec import encode, parse
-from schemas.consent import Asked, StreamConsent
+from schemas.consent import Asked, StreamConsent, goes
 from schemas.consent_rules import ConsentRule, ConsentRules, confirmation_campaign
 from schemas.event import MailEvent
 from schemas.send import Send
@@ -62,6 +62,14 @@ class Asking:
         if answer.mail is not None:
             self._ask(ticket, event, answer, answer.mail, rule)
 
+    def sweep(self, now: float) -> Iterator[Out]:
+        """What takes away the rows of those who were asked and never confirmed; ``now`` in Unix seconds."""
+        for partition, state in self._open.items():
+            for key in state.past(now):
+                raw = state.get(key)  # an event in work may have changed it
+                if raw and 0 < goes(raw) < now:
+                    yield Out("mail-consents", None, {}, key, partition)
+
     def forget(self, ticket: Ticket, to: str) -> None:
         """Delete the rows of somebody who was erased. What is said about them later than that, and is not taken
         back, never comes here."""
@@ -70,10 +78,11 @@ class Asking:
             state.put(ticket, key, None)
 
     def _ask(self, ticket: Ticket, event: MailEvent, answer: Answer, asked: Asked, rule: ConsentRule) -> None:
-        until = asked.time + rule.hours * 3600.0
-        if self._clock() >= until:
+        if self._clock() >= asked.until:
             return
-        link = ConfirmToken(asked.id, event.tenant, event.stream, event.to, asked.time, until, asked.tracking)
+        link = ConfirmToken(
+            asked.id, event.tenant, event.stream, event.to, asked.time, asked.until, asked.tracking
+        )
         send = Send(
             campaign=confirmation_campaign(event.stream),
             tenant=event.tenant,

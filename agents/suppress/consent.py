@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from schemas.consent import BASES, IMPLIED, TRACKING, Asked, Change, StreamConsent, ends
+from schemas.consent import BASES, COUNTED, IMPLIED, TRACKING, Asked, Change, StreamConsent, ends
 from schemas.consent_rules import ConsentRule
 from schemas.event import MailEvent
 from schemas.suppression import Suppression
@@ -205,10 +205,10 @@ def _request(
     if sum(asked.time > when - DAY for other in rows for asked in other.asked) >= MOST_MAILS:
         return Answer(told="limited")
     asked = Asked(
-        id=event.id, time=when, wording=event.wording[:2000], source=event.url[:500], proof=proof,
-        tracking=tracking,
+        id=event.id, time=when, until=when + rule.hours * 3600.0, wording=event.wording[:2000],
+        source=event.url[:500], proof=proof, tracking=tracking,
     )  # fmt: skip
-    since = when - max(2 * DAY, rule.hours * 3600.0)  # clocks differ: not just what counts now
+    since = when - max(COUNTED, rule.hours * 3600.0)
     kept = tuple(sorted((*(a for a in row.asked if a.time > since), asked), key=lambda a: (a.time, a.id)))
     return Answer(replace(row, asked=kept, version=row.version + 1), asked, "mailed")
 

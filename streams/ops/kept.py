@@ -12,7 +12,7 @@ from agents.deliver.row import newer as newer_outcome
 from agents.deliver.row import reduce_outcome
 from schemas.address import hashed
 from schemas.codec import parse
-from schemas.consent import StreamConsent
+from schemas.consent import StreamConsent, goes
 from schemas.contact import Contact
 from schemas.gate import GateRow
 from schemas.suppression import Suppression
@@ -47,7 +47,7 @@ KEPT: dict[tuple[str, str], Callable[[], Merged]] = {
     ("deliver", "mail-suppressions"): lambda: Merged(newer=_newer_suppression),
     ("suppress", "mail-suppressions"): lambda: Merged(newer=_newer_suppression),
     ("screen", "mail-consents"): lambda: Merged(newer=_newer_consent),
-    ("suppress", "mail-consents"): lambda: Merged(newer=_newer_consent),
+    ("suppress", "mail-consents"): lambda: Merged(lambda value: (value, goes(value)), _newer_consent),
     ("score", "mail-contacts"): lambda: Merged(newer=_newer_contact),
 }
 """(stage, topic) -> how the stage's files merge the topic."""

@@ -126,6 +126,8 @@ class Suppressions(Told):
         if row is not None:
             rows[row.key] = row
             self.consents.put(row.key, encode(row), sure)
+            if row.goes:  # its time may be over, and it gone
+                self.consents.put(row.key, None, False)
 
     def _put(self, rows: dict[bytes, Suppression], row: Suppression | None, sure: bool) -> None:
         if row is not None:

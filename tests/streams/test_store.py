@@ -251,3 +251,12 @@ def test_keys_come_in_parts_also_those_that_are_written_meanwhile(tmp_path):
     assert (len(first), second[-1]) == (20, b"new")
     assert sorted(first + second) == sorted([b"%d" % n for n in range(30)] + [b"new"])
     assert store.some_keys(after, 20) == ([], after)
+
+
+def test_rows_whose_time_has_passed_are_named_and_stay(tmp_path):
+    store = Store(tmp_path / "s.sqlite", "x")
+    store.apply("t", 1, [(b"a", b"1", 5.0), (b"b", b"2", 0.0), (b"c", b"3", 9.0)], set(), "")
+    assert store.past(6.0) == [b"a"]
+    assert sorted(store.past(10.0)) == [b"a", b"c"]
+    assert store.get(b"a") == b"1"
+    store.close()

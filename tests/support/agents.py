@@ -81,6 +81,8 @@ class MemoryState:
         self.partition = partition
         self.rows: dict[bytes, bytes] = {}
         self.reads = 0
+        self.over: list[bytes] = []
+        """Keys of rows whose time has passed: a test says which."""
         self.ended = 0
         """How often somebody waited for its end."""
 
@@ -106,6 +108,10 @@ class MemoryState:
         """Every (key, value) with the prefix, in key order."""
         self.reads += 1
         return sorted((key, value) for key, value in self.rows.items() if key.startswith(prefix))
+
+    def past(self, now: float) -> list[bytes]:
+        """Keys of rows whose time has passed."""
+        return self.over
 
     def put(
         self, ticket: Ticket, key: bytes, value: bytes | None, acked: Callable[[], None] | None = None

@@ -25,7 +25,7 @@ RULES = ConsentRules({("acme", "marketing"): ConsentRule(sender="a@acme.test", w
 
 
 def event(kind: Kind, n: int = 0, **fields: Any) -> MailEvent:
-    return MailEvent(id=f"{ID}{n}", kind=kind, mail="", time=NOW + n, to=TO, **{"tenant": "acme", **fields})
+    return MailEvent(id=f"{ID}{n}", kind=kind, mail="", time=NOW + n, **{"to": TO, "tenant": "acme", **fields})
 
 
 class World:
@@ -94,6 +94,20 @@ async def test_what_is_not_about_consent_reads_none_and_an_unsubscribe_is_on_rec
     assert {out.topic for out in ticket.outs} == {"mail-suppressions", "mail-consents"}
     (row,) = [parse(raw, StreamConsent) for raw in state.rows.values()]
     assert (row.state, row.changes[0].source) == ("revoked", "one_click")
+
+
+async def test_who_never_confirmed_is_forgotten_when_nothing_counts_any_more(world: World) -> None:
+    await world.take(event("subscription_requested"), event("unsubscribed", 1, to="eve@example.org"))
+    state = world.consents.all[0]
+    state.over = list(state.rows)
+    assert list(world.agent._asking.sweep(NOW + 2 * 86400)) == []
+    (out,) = world.agent._asking.sweep(NOW + 2 * 86400 + 1)
+    assert (out.topic, out.key, out.value, out.partition) == (
+        "mail-consents",
+        f"{TO}|acme|marketing".encode(),
+        None,
+        0,
+    )
 
 
 async def test_the_partition_comes_back_as_it_went(world: World) -> None:

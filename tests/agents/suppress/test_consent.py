@@ -101,6 +101,16 @@ def test_the_fourth_confirmation_in_24_hours_is_not_sent_whatever_the_tenant() -
     assert world.told[-2:] == ["limited", "mailed"]
 
 
+def test_only_who_was_asked_and_said_nothing_is_forgotten() -> None:
+    asked = ask(0)
+    world = World().tell(asked)
+    assert world.row().goes == START + 2 * DAY
+    assert world.tell(ask(1, id="again")).row().goes == START + 3 * DAY
+    assert world.tell(confirm(1.5, asked)).row().goes == 0.0
+    slow = ConsentRule(sender="a@acme.test", wording="x", hours=300)
+    assert World(slow).tell(ask(0)).row().goes == START + 300 * 3600
+
+
 def test_an_asking_that_comes_again_is_the_same_mail_and_counts_once() -> None:
     world = World().tell(ask(0), ask(0), ask(0))
     assert [answer.row is not None for answer in world.answers] == [True, False, False]
