@@ -25,7 +25,9 @@ RULES = ConsentRules({("acme", "marketing"): ConsentRule(sender="a@acme.test", w
 
 
 def event(kind: Kind, n: int = 0, **fields: Any) -> MailEvent:
-    return MailEvent(id=f"{ID}{n}", kind=kind, mail="", time=NOW + n, **{"to": TO, "tenant": "acme", **fields})
+    return MailEvent(
+        id=f"{ID}{n}", kind=kind, mail="", time=NOW + n, **{"to": TO, "tenant": "acme", **fields}
+    )
 
 
 class World:
