@@ -23,12 +23,10 @@ from agents.deliver.agent import Deliver
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.connect import Networks, connect
 from agents.deliver.connect import Settings as ConnectSettings
-from agents.deliver.delivery import BadDelivery, Delivery, read_delivery
 from agents.deliver.holds import Holds
 from agents.deliver.pool import Pool
 from agents.deliver.pool import Settings as PoolSettings
 from agents.deliver.row import newer, reduce_outcome
-from agents.deliver.sources import Sources
 from agents.enqueue import policy as enqueue_policy
 from agents.enqueue.agent import Enqueue
 from agents.enqueue.campaigns import CheckCampaigns
@@ -67,7 +65,7 @@ from schemas.reply import Meaning, Rules, classify, known_to_a_rule, load_rules
 from schemas.suppression import Suppression
 from schemas.token import Tokens
 from schemas.topology import Topology
-from streams import metrics
+from streams import delivery_file, metrics
 from streams.broker import Outbox, die, make_producer
 from streams.clock import SteadyClock
 from streams.counting import lane_gauges, provider_label, source_gauges
@@ -361,10 +359,8 @@ class App:
             worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
         )
         networks = Networks.parse(settings.deliver_networks)
-        delivery = delivery_of(settings)
+        delivery = delivery_file.DeliveryFile(settings)
         sources = delivery.sources
-        if settings.deliver_sources and not any(sources.names):
-            sources = Sources.at(settings.deliver_sources)
         sts = Sts(self._resolver, networks.allow, self.clock, path=settings.state / stage.name / "sts.sqlite")
         self._last.append(sts.close)
         holds = Holds()
@@ -376,6 +372,13 @@ class App:
             clock=self.clock,
         )
         rules = read_rules()
+        policies = TlsPolicies(
+            self._resolver, sts if settings.deliver_sts else None, delivery.asks, settings.deliver_port
+        )
+
+        def again() -> None:
+            if delivery.changed():
+                policies.ask_for(delivery.asks)
 
         def free(group: object) -> None:
             agent.feeds.group_free(group)
@@ -400,9 +403,7 @@ class App:
             names=self._names(),
             campaigns=await self._table_of_campaigns(),
             hosts=self._resolver,
-            policies=TlsPolicies(
-                self._resolver, sts if settings.deliver_sts else None, delivery.asks, settings.deliver_port
-            ),
+            policies=policies,
             pool=pool,
             allowance=allowance,
             sources=sources,
@@ -418,6 +419,7 @@ class App:
             holds=holds,
         )
         self._every(1.0, agent.tick)
+        self._every(delivery_file.EVERY, again)
         self._every(1.0, lambda: source_gauges(agent.feeds.unwell, sources.names, time.monotonic()))
         self._every(1.0, lambda: lane_gauges(agent.feeds, pool.count, sources.names))
         self._expiring(rows)
@@ -558,14 +560,6 @@ def render_settings(settings: Settings) -> render_policy.Settings:
 def worker_name() -> str:
     """Names this incarnation of the process, in reports and leases."""
     return f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
-
-
-def delivery_of(settings: Settings) -> Delivery:
-    """The operator's delivery.toml, or the shipped one. Raises BadDelivery."""
-    if settings.delivery is not None:
-        text = text_of(settings.delivery, "MAILSLUICE_DELIVERY", BadDelivery)
-        return read_delivery(text, str(settings.delivery))
-    return read_delivery((resources.files("agents.deliver") / "delivery.toml").read_text("utf-8"))
 
 
 def screening_of(settings: Settings) -> Screening:

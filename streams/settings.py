@@ -65,7 +65,8 @@ class Settings:
     """Whether MAILSLUICE_DNS checks DNSSEC and is reached by a way that nobody else can write to (loopback):
     then its word counts, and TLSA records are obeyed (DANE)."""
     delivery: Path | None = None
-    """File in the place of the shipped delivery.toml: TLS by domain and provider, sources, pools, proxies."""
+    """File in the place of the shipped delivery.toml: TLS by domain and provider, sources, pools, proxies; looked at
+    again when it changes."""
     deliver_sts: bool = True
     """Whether domains' MTA-STS policies are fetched and obeyed."""
     deliver_port: int = 25

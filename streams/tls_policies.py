@@ -53,6 +53,11 @@ class TlsPolicies:
         self._kept: OrderedDict[str, tuple[MailHosts, float, tuple[Requirement, ...]]] = OrderedDict()
         self._asking: dict[tuple[str, MailHosts], asyncio.Task[tuple[Requirement, ...]]] = {}
 
+    def ask_for(self, asks: Asks) -> None:
+        """Go by other settings of ours from now on."""
+        self._asks = asks
+        self._kept.clear()
+
     def cached(self, domain: str, hosts: MailHosts) -> tuple[Requirement, ...] | None:
         """What is known at this moment for these hosts, or None."""
         kept = self._kept.get(domain)

@@ -122,7 +122,7 @@ class Deliver:
         self._state: dict[int, State] = {}
         self.journal = Journal(publish, monotonic)
         self.reports = Reports(
-            allowance, [name or "default" for name in sources.names], publish, clock, monotonic
+            allowance, lambda: [name or "default" for name in sources.names], publish, clock, monotonic
         )
         self._mails: dict[str, Mail] = {}
         """Every mail that is reserved: by id, from its record until its outcome is acknowledged."""

@@ -164,7 +164,7 @@ class Feeds:
         onto which mail steps aside."""
         self._weight, self._steps = weight, steps
         self._pool, self._allowance, self._hosts = pool, allowance, hosts
-        self._choice, self._sources = sources, sources.names
+        self._choice = sources
         self.unwell: dict[str, float] = {}
         """Sources that could not be used: until when others send (monotonic seconds)."""
         self._clear, self._before, self._unreachable, self._intend = clear, before, unreachable, intend
@@ -173,6 +173,10 @@ class Feeds:
         self.feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
+
+    @property
+    def _sources(self) -> tuple[str, ...]:
+        return self._choice.names
 
     def come(self, mail: Mail, key: str) -> Aside | None:
         """Whether a mail whose hosts are known steps aside at once, for what its lane may send is little."""

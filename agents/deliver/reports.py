@@ -52,7 +52,7 @@ class Reports:
     def __init__(
         self,
         allowance: Allowance,
-        sources: Sequence[str],
+        sources: Callable[[], Sequence[str]],
         publish: Callable[..., None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -102,6 +102,7 @@ class Reports:
         waiting: Counter[Key] = Counter()
         busy: Counter[Key] = Counter()
         froms: Counter[tuple[str, str]] = Counter()
+        sources = self._sources()
         for mail in mails:
             if mail.feed is not None and mail.feed.busy:
                 for (source, dkim), count in mail.feed.busy.items():
@@ -111,7 +112,7 @@ class Reports:
                 name = self._allowance.by_from(mail.dkim, mail.author)
                 if name:
                     froms[(mail.dkim, name)] += 1
-                for source in self._sources:  # it may go from any of them
+                for source in sources:  # it may go from any of them
                     waiting[(mail.feed.key, source, mail.dkim)] += 1
         for dkim, name in froms:
             self._work(dkim, name, now)

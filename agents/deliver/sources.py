@@ -92,6 +92,14 @@ class Sources:
         self._pools, self._prefer, self._providers = tuple(pools), prefer, dict(providers or {})
         self._choices: dict[tuple[str, str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
+    def become(self, other: Sources) -> None:
+        """What ``other`` says from now on. Those that are gone send nothing more; mail that is on its way from them
+        still finds them."""
+        self.by_name = {**self.by_name, **other.by_name}
+        self.names, self.pools = other.names, other.pools
+        self._pools, self._prefer, self._providers = other._pools, other._prefer, other._providers
+        self._choices = {}
+
     def of(self, name: str) -> Source:
         """The source of that name."""
         return self.by_name[name]

@@ -29,7 +29,7 @@ from schemas.lanes import provider_of, site_of
 from schemas.mail import NOW, is_verdict
 from schemas.send import Send
 from streams.admin import check
-from streams.app import delivery_of
+from streams.delivery_file import delivery_of
 from streams.ops.campaign import campaigns, holds
 from streams.ops.forecast.lane import Block, Flow, Lane
 from streams.ops.lanes import Policies, read_policies

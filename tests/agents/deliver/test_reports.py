@@ -29,7 +29,7 @@ class Desk:
         self.allowance = Allowance("w", 4)
         self.allowance.sent = self.note_sent  # type: ignore[method-assign]
         self.reports = Reports(
-            self.allowance, sources or ("default",), self.publish, lambda: START, lambda: self.now
+            self.allowance, lambda: sources or ("default",), self.publish, lambda: START, lambda: self.now
         )
         self.pool = Counts()
         self.feeds: dict[str, Feed] = {}

@@ -118,3 +118,27 @@ async def test_ipv4_sends_until_the_liked_ipv6_source_is_warm():
     await made.take(*(mail(f"c{n}", f"c{n}@b.example") for n in range(20)))
     await made.ticks(3)
     assert Counter(used(made))["six"] >= 15
+
+
+@story
+async def test_sources_that_change_send_from_the_next_mail_on():
+    sources = Sources([FOUR])
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=sources)
+    await made.take(mail("a", "a@b.example"))
+    await made.ticks(1)
+    slow: list = []
+    made.servers.answer = slow.append
+    await made.take(mail("under-way", "u@b.example"))
+    await made.ticks(1)
+    made.servers.answer = lambda line: line.say(250, "ok")
+    sources.become(Sources([OTHER], [Pool("p", ("other",))]))
+    await made.take(mail("b", "b@b.example"))
+    await made.ticks(1)
+    slow[0].say(250, "ok")
+    await made.ticks(1)
+    sent = {outcome.id: (outcome.state, outcome.source) for outcome in made.broker.outcomes()}
+    assert sent == {
+        "a": ("delivered", "four"),
+        "b": ("delivered", "other"),
+        "under-way": ("delivered", "four"),
+    }
