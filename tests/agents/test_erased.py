@@ -161,6 +161,23 @@ async def test_the_others_are_told_when_the_mark_stands() -> None:
     assert ticket.committable
 
 
+async def test_who_dies_between_the_mark_and_the_orders_leaves_both_to_the_next() -> None:
+    states = MemoryStates("mail-suppressions")
+    first = Suppress(states, suppress.Settings(), names=NAMES.of)
+    await first.assigned(0)
+    died = FakeTicket(record(event(0, "erased")), hold=True)
+    await first.batch([died], 0)
+    await first.revoked(0)
+    died.ack()  # after the partition went: nobody waits for what it says now
+    assert not died.said_done
+    second = Suppress(states, suppress.Settings(), names=NAMES.of)
+    await second.assigned(0)
+    again = FakeTicket(record(event(0, "erased")))
+    await second.batch([again], 0)
+    assert {out.topic for out in again.outs} == set(FORGET)  # the mark is there
+    assert again.committable
+
+
 def test_an_older_secret_still_knows_whom_it_erased() -> None:
     old, new = Pseudonyms([b"a" * 32]), Pseudonyms([b"b" * 32, b"a" * 32])
     view = MemoryState("mail-suppressions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from tests.support.stories import Story
 
 ANNA, BEN = "anna@gmail.test", "ben@gmail.test"
 GROUPS = dict.fromkeys(("intake", "compose", "deliver", "hygiene", "control"), 1)
+EVENT = [("type", b"event"), ("version", b"1")]
 COMPACTED = ("mail-suppressions", "mail-consents", "mail-contacts", "mail-screen-log")
 
 
@@ -52,11 +54,8 @@ async def history(story: Story) -> None:
         basis="express",
         by="jane",
     )
-    headers = [("type", b"event"), ("version", b"1")]
     partition = partition_of(ANNA, settings.partitions)
-    await story.publish(
-        [encode(told)], "mail-events", key=ANNA.encode(), partition=partition, headers=headers
-    )
+    await story.publish([encode(told)], "mail-events", key=ANNA.encode(), partition=partition, headers=EVENT)
     key = Contact(tenant="default", to=ANNA).key
     await story.until("mail-contacts", lambda rows: key in {m.key for m in rows})
     await story.until(
@@ -159,6 +158,40 @@ async def test_who_was_erased_is_nowhere_in_the_states_and_gets_no_mail(broker, 
         assert [(e["kind"], e.get("reason", "")) for e in ends if e.get("terminal")] == [("delivered", "")]
 
 
+@pytest.mark.timeout(240)
+async def test_killed_workers_erase_what_they_were_told_to(apache_broker, prefix, tmp_path):
+    async with Story(apache_broker, prefix, tmp_path, GROUPS) as story:
+        settings = story.scene.settings
+        people = [f"p{n}@gmail.test" for n in range(40)]
+        gone, here = people[::2], people[1::2]
+        await story.campaign()
+        await story.send(*people)
+        await story.settled(60, wanted=40)
+        now = time.time()
+        for n, to in enumerate(gone):
+            told = MailEvent(id=event_id(to, "erased"), kind="erased", mail="", time=now, to=to)
+            place = {"key": to.encode(), "partition": partition_of(to, settings.partitions)}
+            await story.publish([encode(told)], "mail-events", headers=EVENT, **place)
+            if n in (3, 12):
+                story.kill("hygiene")
+            if n in (6, 15):
+                story.kill("intake")
+        async with asyncio.timeout(90):
+            while said_of(gone, live := await newest(story)) or any(files_that_say(story, to) for to in gone):
+                await asyncio.sleep(1)
+        marks = [key for key, value in live.items() if value and key.startswith(b"#") and b"erased" in key]
+        assert len(marks) == len(gone)
+        await story.campaign("c2")
+        await story.send(*people, campaign="c2")
+        found = await story.settled(60, wanted=80)
+        assert (found.counts["suppressed"], found.counts["lost"]) == (len(gone), 0)
+        assert found.counts["delivered"] == len(people) + len(here)
+        async with asyncio.timeout(30):
+            while told := await differences(settings, homes_in(story.scene.home)):
+                await asyncio.sleep(1)
+        assert told == []
+
+
 @pytest.mark.timeout(300)
 async def test_nothing_says_the_address_when_the_time_is_over(apache_broker, prefix, tmp_path):
     """With the lag of compaction, and then the retention, of production cut to seconds."""
@@ -190,6 +223,16 @@ async def test_nothing_says_the_address_when_the_time_is_over(apache_broker, pre
         assert "the address occurs in no topic" in check.output
         assert files_that_say(story, ANNA) == []
         assert (await asked(story, "suppress", "show", ANNA)).exit_code == 1  # and still it gets no mail
+
+
+async def newest(story: Story) -> dict[bytes, bytes]:
+    """The last value of every key of the states' topics."""
+    return {m.key: m.value for topic in COMPACTED for m in await story.records(topic)}
+
+
+def said_of(people: list[str], rows: dict[bytes, bytes]) -> list[bytes]:
+    """The rows in force that name anybody of these."""
+    return [key for key, value in rows.items() if value and any(to.encode() in key for to in people)]
 
 
 async def configure(broker, settings, wanted) -> None:

@@ -301,3 +301,15 @@ async def test_files_of_former_assignments_go(tmp_path):
     files.attend()
     assert sorted(path.name for path in tmp_path.glob("*.sqlite")) == ["log-0.sqlite", "other-1.sqlite"]
     await files.close(0)
+
+
+async def test_people_erased_under_a_secret_that_is_gone_are_told(tmp_path, caplog):
+    log = Log(
+        Message(0, b"#01234567.ff||global||erased", b"1"), Message(1, b"#89abcdef.ff||global||erased", b"1")
+    )
+    files = StateFiles("log", tmp_path, log, 1, head=first_word, hash_keys={"89abcdef"})
+    await files.open(0)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "log/0: people were erased under secrets that are not set any more (01234567)" in told
+    assert "at the end of MAILSLUICE_SECRET" in told
+    await files.close(0)
