@@ -11,7 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
-from agents.deliver.allowance import Allowance, Rate, TokenBucket
+from agents.deliver.allowance import Allowance, Rate
+from agents.deliver.bucket import TokenBucket
 from agents.deliver.choose import CLICKED, STEPS, Aside, Chooser, Steps
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.domains import Domains

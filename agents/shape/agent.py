@@ -237,7 +237,9 @@ class Shaper:
         facts += self._over_all(now)
         self.counted.settle(now, mono)
         for key in self.counted.silent(now):
-            self._forget(key)
+            del self.counted.budgets[key]
+            if self.published.pop(key, None) is not None:
+                self._drops.append(f"policy|{key[0]}|{key[1]}|{key[2]}".encode())
         self.streams.forget(self.settings.sweep, now)
         self.book.forget(mono)
         # A grace time: whoever reads the lease late must not take its deletion for news.

@@ -107,7 +107,8 @@ def rows(found: Policies, now: float) -> list[dict[str, Any]]:
     """One row for each limit that is counted, by name and provider; those over all providers last."""
     listed = []
     counted = [policy for policy in found.limits.values() if policy.spent is not None]
-    for policy in sorted(counted, key=lambda p: (p.kind != "source", p.name, p.provider == ALL, p.provider)):
+    kinds = ("source", "dkim", "from")
+    for policy in sorted(counted, key=lambda p: (kinds.index(p.kind), p.name, p.provider == ALL, p.provider)):
         day, lately = left(policy, now)
         assert policy.spent is not None
         listed.append(

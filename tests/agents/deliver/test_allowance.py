@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.deliver.allowance import MOST_WAIT, Allowance, TokenBucket
+from agents.deliver.allowance import Allowance
+from agents.deliver.bucket import MOST_WAIT, TokenBucket
 from schemas.lane_policy import Decision, LanePolicy, Leader, Lease, Spent
 
 POLICY = LanePolicy(
