@@ -264,7 +264,7 @@ def import_(
     """Put every consent in FILE (CSV, - for standard input) on record, of any size.
 
     The first line names the columns: to (or email, address), and tenant, stream, basis, given, until, opens, clicks,
-    wording, source, proof, by; the options fill what a row leaves out. Basis (or opens, clicks), given and proof are
+    wording, source, proof, by; times are RFC 3339 or days (2026-03-01); the options fill what a row leaves out. Basis (or opens, clicks), given and proof are
     needed. A bad row is named and passed over. Run it again as often as you like: the same row says the same.
 
     \b

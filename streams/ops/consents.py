@@ -5,6 +5,7 @@ As with suppressions, nobody but the stage ``suppress`` writes the rows: a perso
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ COLUMNS = (
 """Of a file to be imported, and of an export."""
 HISTORY = ("to", "tenant", "stream", "says", "about", "basis", "time", "asked", "until", "wording", "source",
            "proof", "by", "event")  # fmt: skip
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _YES, _NO = ("1", "true", "yes", "y"), ("", "0", "false", "no", "n")
 
 
@@ -103,10 +105,16 @@ def _said(cells: dict[str, str], wanted: Said) -> Said:
             tracking = tracking.replace(letter, "") + (letter if said in _YES else "")
     return wanted._replace(
         **{name: cells[name] for name in texts if name in cells},
-        given=time_of("given", cells.get("given", "")) or wanted.given,
-        until=time_of("until", cells.get("until", "")) or wanted.until,
+        given=_when("given", cells) or wanted.given,
+        until=_when("until", cells) or wanted.until,
         tracking="".join(letter for letter in TRACKING if letter in tracking),
     )
+
+
+def _when(name: str, cells: dict[str, str]) -> float:
+    """A time, or a day as most customer files have it: its first moment, UTC."""
+    text = cells.get(name, "")
+    return time_of(name, f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text)
 
 
 # -- for people and files

@@ -42,6 +42,13 @@ def test_a_row_says_for_itself_what_it_says_and_the_options_fill_the_rest():
     assert (two.event.basis, two.event.detail, two.event.tracking) == ("purchase", "order 4711", "")
 
 
+def test_a_day_is_its_first_moment():
+    (row,) = rows("to,given,until\na@b.example,2026-03-01,2026-12-31\n")
+    assert (row.event.time, row.event.until) == (1772323200.0, 1798675200.0)
+    (bad,) = rows("to,given\na@b.example,2026-02-30\n")
+    assert "given is no RFC 3339 time" in bad.why
+
+
 def test_the_same_row_makes_the_same_event_whoever_imports_it():
     (one,), (two,) = rows("to\na@b.example\n"), rows("to\na@b.example\n", SAID._replace(by="joe"))
     assert one.event.id == two.event.id
