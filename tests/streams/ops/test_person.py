@@ -12,7 +12,7 @@ from schemas.codec import Record
 from streams.admin import configuration
 from streams.cli import main
 from streams.ops.erase import Left
-from streams.ops.person import Rows, as_dict, bound, pattern, says
+from streams.ops.person import Rows, as_dict, bound, finder, pattern, says
 from streams.settings import Settings
 from streams.topics import BY_NAME
 
@@ -30,6 +30,7 @@ DAY = 86400.0
 )  # fmt: skip
 def test_an_address_is_found_in_what_carries_it(text):
     assert pattern(ANNA).search(text)
+    assert finder(ANNA)(text)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_an_address_is_found_in_what_carries_it(text):
 )  # fmt: skip
 def test_another_address_is_not(text):
     assert not pattern(ANNA).search(text)
+    assert not finder(ANNA)(text)
 
 
 def test_a_domain_of_other_letters_is_found_in_every_spelling():
@@ -59,7 +61,7 @@ def record(topic="mail-events", key=None, value=b"", **headers):
 
 
 def test_a_record_says_it_in_any_part():
-    wanted = pattern(ANNA)
+    wanted = finder(ANNA)
     assert says(record(key=b"anna@example.org"), wanted)
     assert says(record(to=ANNA), wanted)
     assert says(record(value=b"To: anna@example.org"), wanted)
