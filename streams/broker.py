@@ -210,7 +210,7 @@ class Outbox:
         self.trial: object | None = None
         """What the one runner of this process has in work that tries a record alone (it crashed before)."""
         self.limit = 20_000
-        self.limit_bytes = 64_000_000
+        self.limit_bytes = 32_000_000
 
     async def start(self) -> None:
         """Connect and start writing."""
