@@ -28,6 +28,8 @@ MOST_ROADS = 50_000
 DAY = 86_400.0
 AHEAD = 50
 """shape writes this part of a day ahead of what it grants."""
+SCHEDULE = 0.75
+"""Part of a day by whose end a day's messages should have gone: one that is not used up carries nothing over."""
 MOST_FROMS = 20_000
 """From addresses that are told apart: those beyond share one of their DKIM domain."""
 REMEMBERED = 4096
@@ -317,6 +319,18 @@ class Allowance:
         rate = spent.per_span / spent.span * self._part
         next_day = spent.day_start + DAY if begun else wall + DAY
         return Little(left, rate, next_day, key in self._gated)
+
+    def spares(self, provider: str, source: str, wall: float) -> bool:
+        """Whether a source in warm-up may wait for the most engaged: its day is as far used up as gone by."""
+        key: Key = ("source", source, provider)
+        if key not in self._days:
+            return False
+        line = self._lines[key]
+        assert line.policy is not None
+        spent = line.policy.spent
+        assert spent is not None
+        gone = (wall - spent.day_start) / (SCHEDULE * DAY) if spent.day_start else 0.0
+        return spent.used + spent.ahead >= spent.per_day * min(1.0, gone)
 
     def counts(self, provider: str, source: str) -> bool:
         """Whether a source is in warm-up at a provider: it should have its budget used before others."""

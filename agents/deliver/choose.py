@@ -12,6 +12,9 @@ and its ticket is done. A mail that was tried before is kept before all others: 
 
 What this does not promise: each worker chooses for the recipients of its own partitions, and takes its part of the
 day by them; within a cohort the first come are first; a recipient's cohort is that of the moment of screening.
+Where only some of a mail's sources are in warm-up nothing steps aside: what they may not send goes out on the
+others. Those in warm-up are then kept for the first two cohorts, as long as their day is used up in time.
+
 Behind a gate (``engaged_only``) marketing mail of other cohorts than 0 steps aside for the rung of an hour, again
 and again, and goes out when the gate has opened, or expires.
 """
@@ -26,8 +29,8 @@ from typing import NamedTuple
 from agents.deliver.allowance import Little
 from agents.deliver.job import Mail
 
-CLICKED = 0
-"""The cohort that a gate lets pass."""
+CLICKED, OPENED = 0, 1
+"""The cohort that a gate lets pass; the last one that a source in warm-up is kept for while others can send."""
 NONE = 5
 """Beyond all cohorts."""
 MOST = 2000

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.bucket import TokenBucket
-from agents.deliver.choose import CLICKED, STEPS, Aside, Chooser, Steps
+from agents.deliver.choose import CLICKED, OPENED, STEPS, Aside, Chooser, Steps
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.domains import Domains
 from agents.deliver.fair import FairQueue
@@ -362,6 +362,15 @@ class Feeds:
         found = [*first[n:], *first[:n], *rest[m:], *rest[:m]]
         # A day's warm-up budget that is not used carries nothing over; what is beyond it goes out on the others.
         found.sort(key=lambda name: not self._allowance.counts(feed.key, name or "default"))
+        if mail.cohort > OPENED and self._allowance.scarce:
+            # The most engaged make a new address's name; the others use it only where its day would be left unused.
+            wall = self._clock()
+            known = [
+                name
+                for name in found
+                if name == mail.prefers or not self._allowance.spares(feed.key, name or "default", wall)
+            ]
+            found = known or found
         if mail.barred:
             found = [name for name in found if name not in mail.barred] or found
         if mail.sources:  # an operator moved it to these: as far as this worker has them

@@ -110,7 +110,7 @@ async def test_ipv4_sends_until_the_liked_ipv6_source_is_warm():
     # Its day's budget is used, the rest goes out on the warm one.
     made.broker.landed.clear()
     allowed(made, "six", 7)
-    await made.take(*(mail(f"b{n}", f"b{n}@b.example") for n in range(30)))
+    await made.take(*(mail(f"b{n}", f"b{n}@b.example", cohort=0) for n in range(30)))
     await made.ticks(8)
     assert Counter(used(made)) == {"six": 7, "four": 23}
     made.broker.landed.clear()
@@ -142,3 +142,26 @@ async def test_sources_that_change_send_from_the_next_mail_on():
         "b": ("delivered", "other"),
         "under-way": ("delivered", "four"),
     }
+
+
+@story
+async def test_a_new_source_is_for_the_engaged_as_long_as_its_day_is_used_up_in_time():
+    made = await world(answer=lambda line: line.say(250, "ok"), sources=Sources([FOUR, OTHER]), rate=UNKNOWN)
+    allowed(made, "four", -1, rate=5.0)
+    allowed(made, "other", 12, rate=5.0)
+    await made.take(*(mail(f"{n}", f"a{n}@b.example", cohort=n % 5) for n in range(50)))
+    await made.ticks(9)
+    sent = [(outcome.source, int(outcome.id) % 5) for outcome in made.broker.outcomes()]
+    assert len(sent) == 50
+    assert {cohort for source, cohort in sent if source == "other"} == {0, 1}
+    assert Counter(source for source, _ in sent)["other"] == 12
+    # Half a day later it has hardly been used: now everybody may.
+    made.broker.landed.clear()
+    common = {"kind": "source", "name": "other", "provider": "b.example", "rate": 5.0, "connections": 5}
+    late = Spent(per_day=100, per_span=100, day_start=START - 43_200, used=20)
+    made.allowance.feed(3, LanePolicy(minimum=0.0, per_connection=99, spent=late, **common))
+    made.allowance.sent(1, 0.0)
+    made.allowance.feed(4, Lease(worker="w", number=1, per_connection=99, duration=1e6, most=60, **common))
+    await made.take(*(mail(f"{n}", f"b{n}@b.example", cohort=4) for n in range(200, 250)))
+    await made.ticks(9)
+    assert Counter(used(made))["other"] >= 20
