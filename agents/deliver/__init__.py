@@ -7,5 +7,6 @@ knows is a repeat, dropped and counted; nothing is sent twice but what was betwe
 acknowledgement of its outcome when the process died, or whose reply never came.
 
 ``policy`` decides, ``row`` is what the journal keeps of a mail, ``job`` a mail at work, ``feed`` the queues
-and their pace, ``connect``/``smtp``/``pool`` the connections.
+and their pace: ``fair`` whose turn it is, ``allowance`` what may go now, ``choose`` to whom the little of a
+warm-up goes, ``domains`` which recipient domains are left alone. ``connect``/``smtp``/``pool`` the connections.
 """

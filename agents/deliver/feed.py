@@ -44,6 +44,8 @@ HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
 PARKED = 0.02
 """Seconds of waiting from which on a mail with a limit of its own lets the others of its feed pass."""
+MOST_PARKED = 50
+"""Campaigns that are parked in one go: the next ones are tried a moment later."""
 AT_ONCE = 2
 """Connections that a feed opens at the same time: what is refused is then one, not many."""
 
@@ -259,7 +261,7 @@ class Feeds:
 
     def _pump(self, feed: Feed) -> None:
         feed.idle = False
-        wakes = feed.wake(self._monotonic())
+        wakes, parked = feed.wake(self._monotonic()), 0
         while not self.stopping:
             mail = feed.head()
             if mail is None:
@@ -279,9 +281,11 @@ class Feeds:
                 # It waits where it is: Kafka holds the lane's mail. What expires or is cancelled leaves.
                 return self._later(feed, HELD)
             wait = self._try(feed, mail, now)
-            if wait is not None and wait >= PARKED and self._alone(feed, mail, now):
+            if wait and wait >= PARKED and self._alone(feed, mail, now):
                 feed.park(mail, now + wait)
-                wakes = min(wakes, now + wait)
+                wakes, parked = min(wakes, now + wait), parked + 1
+                if parked >= MOST_PARKED:
+                    return self._later(feed, PARKED)
             elif wait is not None:
                 # 0: no connection is free; the next one that is comes back here by itself.
                 return self._later(feed, wait) if wait > 0 else None

@@ -7,6 +7,8 @@ Consumes ``mail-lane-reports``: one sum a second per worker, lane, source and DK
 - ``limit.py``    the state of one limit, and what it measured lately
 - ``policy.py``   the control law: fast down, slow up, clamped
 - ``connections.py`` how many connections: a law of their own
+- ``budget.py``   what is counted: so many a day, in any hour, in any 10 minutes; ``counted.py`` all of these,
+                  also those of From addresses and sources over all providers
 - ``leases.py``   the lease book: who may use how much, so that the sum never exceeds the limit
 - ``agent.py``    report in, records out; what a new leader remembers
 - ``explain.py``  decisions as lines for people

@@ -330,3 +330,24 @@ def test_places_of_bulk_mail_are_given_back_however_its_attempts_end() -> None:
         assert feed.carrying == {"default": 2}
 
     virtual(story())
+
+
+def test_among_very_many_blocked_campaigns_one_that_may_go_is_found() -> None:
+    async def story() -> None:
+        made = GateTwo(Broker(), Servers())
+        await made.agent.assigned(0)
+        made.names.found["b.example"] = hosts_of("mx00.gmx.net")
+        leased(made.allowance, "source", "default", "gmx", 50.0)
+        leased(made.allowance, "dkim", "young.example", "gmx", 0.01, most=3)
+        await made.take(*(
+            mail(f"y{n}", "x@b.example", topic="mail-lane-gmx", campaign=f"c{n}", dkim="young.example")
+            for n in range(500)
+        ))  # fmt: skip
+        await made.ticks(2)
+        await made.take(
+            mail("known", "x@b.example", topic="mail-lane-gmx", campaign="k", dkim="known.example")
+        )
+        await made.ticks(2)
+        assert [outcome.id for outcome in made.broker.outcomes()] == ["known"]
+
+    virtual(story())
