@@ -416,6 +416,7 @@ class App:
             monotonic=time.monotonic,
             random=random.random,
             observe=observe_outcome,
+            stepped=lambda why: metrics.ASIDE.labels(why).inc(),
             holds=holds,
         )
         self._every(1.0, agent.tick)

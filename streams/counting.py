@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agents import Out
+from agents.deliver.agent import ASIDE
 from agents.screen.rules import REASONS as SCREEN_REASONS
 from agents.suppress.consent import TOLD
 from schemas.event import Kind
@@ -67,6 +68,8 @@ class Written:
             metrics.RECORDS_OUT.labels(stage, topic)
         if "mail-outcomes" in emits:
             metrics.REPEATS.labels("two")
+            for why in ASIDE:
+                metrics.ASIDE.labels(why)
             for provider in ("", *LANES):
                 metrics.UNCLASSIFIED.labels(provider)
         if "mail-events" in emits:

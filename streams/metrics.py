@@ -168,6 +168,12 @@ LISTS_DEAD = Gauge(
     "Block lists that are not believed, because they answer their own test points wrongly",
     registry=REGISTRY,
 )
+ASIDE = Counter(
+    "mailsluice_deliver_aside_total",
+    "Mail that stepped aside onto the ladder without an attempt, by what it waits for",
+    ["why"],
+    registry=REGISTRY,
+)
 CAMPAIGN_GATES = Counter(
     "mailsluice_campaign_gates_total",
     "Campaigns paused by what came back (bounces, complaints, deferrals), or whose canary passed",

@@ -68,6 +68,9 @@ _INSECURE = Meaning("tls", "domain", "transient", "retry", "local-tls")
 """TLS that the domain or we require, and that its hosts do not give: waited for, never sent in clear."""
 
 
+ASIDE = ("warmup", "engaged", "domain", "turn", "campaign", "tenant", "canary", "lane")
+"""Why mail steps aside: its turn in a warm-up, a gate on complaints, its domain takes nothing just now, its turn in a
+shared lane, somebody's pause, its campaign's canary."""
 LAST = 500
 """Characters of the last reply that go with a mail through its waiting."""
 
@@ -104,10 +107,12 @@ class Deliver:
         monotonic: Callable[[], float],
         random: Callable[[], float],
         observe: Callable[[Outcome, float, int], None] = lambda _outcome, _age, _repeat: None,
+        stepped: Callable[[str], None] = lambda _why: None,
         holds: Holds | None = None,
     ) -> None:
         """``meaning(reply, mx, phase, provider)``. ``fresh(epoch)``: the assignment is still ours.
         ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``.
+        ``stepped(why)``: a mail stepped aside onto the ladder, see ASIDE.
         ``holds`` is kept up to date by somebody, like ``campaigns``."""
         self._holds = holds or Holds()
         self._settings = settings
@@ -117,7 +122,7 @@ class Deliver:
         self._pool, self._allowance, self._rungs = pool, allowance, rungs
         self._meaning, self._fresh, self._epoch = meaning, fresh, epoch
         self._clock, self._monotonic, self._random = clock, monotonic, random
-        self._observe = observe
+        self._observe, self._stepped = observe, stepped
         self._rows = rows
         self._state: dict[int, State] = {}
         self.journal = Journal(publish, monotonic)
@@ -321,7 +326,7 @@ class Deliver:
         elif mail.rest and campaign is not None and campaign.rest_waits:
             self._aside(mail, self._rungs[1].seconds, held="canary")
         elif away := self._away(mail):
-            self._aside(mail, away)
+            self._aside(mail, away, why="domain")
         else:
             for _, value in rows_of(self._suppressions(mail.partition), mail.to, self._names):
                 row = parse(value, Suppression)
@@ -583,8 +588,11 @@ class Deliver:
             mail.ticket_done = True
             mail.ticket.done()
 
-    def _aside(self, mail: Mail, delay: float, reserved: bool = True, held: str = "") -> None:
-        """Onto the ladder with the same attempt: waiting for a turn is not an attempt. ``held``: for whose pause."""
+    def _aside(
+        self, mail: Mail, delay: float, reserved: bool = True, held: str = "", why: str = "turn"
+    ) -> None:
+        """Onto the ladder with the same attempt: waiting for a turn is not an attempt. ``held``: for what, where
+        that is more than its time; else ``why`` counts."""
         if mail.intended:
             # The same attempt would be taken for one that was sent.
             self._unsent(mail, "aside", "not sent: it waits for its turn")
@@ -592,6 +600,7 @@ class Deliver:
         mail.stage = "gone"
         if reserved:
             self._mails.pop(mail.id, None)
+            self._stepped(held or why)
         if not mail.ticket_done:  # else its copy is on the ladder already
             self._copy(mail, delay, held)
 

@@ -19,6 +19,7 @@ mailsluice_campaign_gates counter gate
 mailsluice_canary_late_seconds gauge
 mailsluice_commits counter stage,result
 mailsluice_dead_letters counter stage,reason
+mailsluice_deliver_aside counter why
 mailsluice_delivered_security counter provider,security
 mailsluice_delivery_age_seconds histogram provider,stream
 mailsluice_edge_requests counter edge,kind,status

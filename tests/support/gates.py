@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -536,6 +536,7 @@ class GateTwo:
         self.epoch, self.is_fresh, self.ahead = 1, True, 0.0
         self.tickets: list[BrokerTicket] = []
         self.seen: list[tuple[Outcome, float, int]] = []
+        self.stepped: Counter[str] = Counter()
         self.allowance = Allowance("w", 1, changes.pop("rate", Rate(10_000.0, 4, 100, 0.0, "")))
         self.agent = Deliver(
             settings or Settings(),
@@ -557,6 +558,7 @@ class GateTwo:
             monotonic=self.monotonic,
             random=lambda: 0.5,
             observe=lambda outcome, age, repeat: self.seen.append((outcome, age, repeat)),
+            stepped=lambda why: self.stepped.update((why,)),
         )
         self.servers.on_free = self.agent.feeds.group_free
 

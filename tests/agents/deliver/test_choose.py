@@ -350,6 +350,7 @@ def test_a_gate_holds_all_but_those_who_clicked_until_it_opens_or_they_expire(li
         }
         held = [out for out in made.broker.ladder() if out.headers.get("held") == b"engaged"]
         assert len(held) == 40
+        assert made.stepped == {"engaged": 40}
         await asyncio.sleep(HOLD)
         if lifted:
             lent(made, 100, 100)

@@ -131,6 +131,7 @@ def test_the_lane_goes_on_beside_a_domain_in_trouble_and_its_mail_follows_when_i
         assert 3 <= tried <= 10 * LASTING + 4
         away = [out for out in made.broker.ladder() if out.headers["attempt"] == b"1"]
         assert len(away) == 150 - tried
+        assert made.stepped == {"domain": 150 - tried}
         bad, seen = False, 0
         for _ in range(3):
             await asyncio.sleep(2 * FIRST)
