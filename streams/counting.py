@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agents import Out
-from agents.deliver.agent import ASIDE
+from agents.deliver.policy import ASIDE
 from agents.screen.rules import REASONS as SCREEN_REASONS
 from agents.suppress.consent import TOLD
 from schemas.event import Kind

@@ -68,9 +68,6 @@ _INSECURE = Meaning("tls", "domain", "transient", "retry", "local-tls")
 """TLS that the domain or we require, and that its hosts do not give: waited for, never sent in clear."""
 
 
-ASIDE = ("warmup", "engaged", "domain", "turn", "campaign", "tenant", "canary", "lane")
-"""Why mail steps aside: its turn in a warm-up, a gate on complaints, its domain takes nothing just now, its turn in a
-shared lane, somebody's pause, its campaign's canary."""
 LAST = 500
 """Characters of the last reply that go with a mail through its waiting."""
 
@@ -112,7 +109,7 @@ class Deliver:
     ) -> None:
         """``meaning(reply, mx, phase, provider)``. ``fresh(epoch)``: the assignment is still ours.
         ``publish`` writes what hangs on no ticket. ``observe(outcome, age in seconds, 1 for a repeat)``.
-        ``stepped(why)``: a mail stepped aside onto the ladder, see ASIDE.
+        ``stepped(why)``: a mail stepped aside onto the ladder, see ``policy.ASIDE``.
         ``holds`` is kept up to date by somebody, like ``campaigns``."""
         self._holds = holds or Holds()
         self._settings = settings

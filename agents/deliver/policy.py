@@ -9,6 +9,9 @@ from typing import Literal
 from agents.deliver.row import Row
 
 Verdict = Literal["run", "repeat", "orphan"]
+ASIDE = ("warmup", "engaged", "domain", "turn", "campaign", "tenant", "canary", "lane")
+"""Why mail steps aside: its turn in a warm-up, a gate on complaints, its domain takes nothing just now, its turn in a
+shared lane, somebody's pause, its campaign's canary."""
 
 
 @dataclass(frozen=True, slots=True)
