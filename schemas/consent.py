@@ -119,7 +119,9 @@ def ends(basis: str, time: float) -> float:
     months = MONTHS.get(basis, 0)
     if not months:
         return 0.0
-    given = datetime.fromtimestamp(time, UTC)
+    given = datetime.fromtimestamp(
+        max(time, 0.0), UTC
+    )  # before 1970 nothing was given: no year is out of range
     year, month = divmod(given.year * 12 + given.month - 1 + months, 12)
     return given.replace(
         year=year, month=month + 1, day=min(given.day, monthrange(year, month + 1)[1])

@@ -127,14 +127,7 @@ async def apply(settings: Settings, seconds: float = 60.0) -> Applied:
             raise WrongTopology("could not create: " + "; ".join(applied.faults))
         await _wait_for_leaders(admin, wanted, partitions, seconds, exact=old is None)
         tables = {name: configuration(wanted[name], settings) for name in applied.present}
-        found = await differences(admin, tables)
-        applied.raised = [str(each) for each in found if each.raised]
-        found = [each for each in found if not each.raised]
-        applied.faults = await alter(admin, found)
-        applied.differ = (
-            [str(each) for each in await differences(admin, tables) if not each.raised] if found else []
-        )
-        applied.changed = [str(each) for each in found if str(each) not in applied.differ]
+        await _put_right(admin, tables, applied)
     finally:
         await admin.close()
     if old is None:

@@ -17,6 +17,8 @@ from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, 
 
 MORE_IS_FINE = frozenset({"retention.ms", "max.message.bytes", "min.insync.replicas"})
 """Settings that an operator may have raised: told, never lowered (a shorter retention deletes)."""
+WITHOUT_END = "-1"
+"""Of a retention: nothing is ever deleted for its age."""
 _SET = 0
 
 
@@ -31,6 +33,8 @@ class Difference(NamedTuple):
     @property
     def raised(self) -> bool:
         """Whether it is above what the table asks for, which is left as it is."""
+        if self.name == "retention.ms" and self.found == WITHOUT_END:
+            return True
         return self.name in MORE_IS_FINE and self.found.isdigit() and int(self.found) > int(self.wanted)
 
     def __str__(self) -> str:

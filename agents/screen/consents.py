@@ -43,7 +43,7 @@ def agreed(standing: Standing, rule: ConsentRule, due: float) -> Agreed:
     refusal = ""
     if rule.require and (standing.state != "granted" or over):
         if standing.state == "granted":
-            day = datetime.fromtimestamp(standing.until, UTC).date()
+            day = datetime.fromtimestamp(max(standing.until, 0.0), UTC).date()
             refusal = f"the consent on record ended on {day}"
         elif standing.state == "revoked":
             refusal = "the consent on record was revoked"

@@ -23,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PATIENCE = 5.0
 """Seconds that a command waits for the broker to take a connection."""
+EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
+"""Unix seconds of the years 1 and 9999: datetime has no others."""
 
 
 class BrokerAbsent(Exception):
@@ -132,7 +134,9 @@ class Time(click.ParamType):
 
 
 def utc(seconds: float, parts: str = "seconds") -> str:
-    """Unix seconds for people: 2026-03-01 08:00:00Z, or with ``parts`` milliseconds."""
+    """Unix seconds for people: 2026-03-01 08:00:00Z, or with ``parts`` milliseconds; the first or last moment of the
+    calendar for what lies beyond it."""
+    seconds = min(max(seconds, EARLIEST), LATEST)
     return datetime.fromtimestamp(seconds, UTC).isoformat(" ", parts).replace("+00:00", "Z")
 
 

@@ -194,9 +194,10 @@ async def audit(
 
 def _campaign_of(value: bytes | None) -> str:
     try:
-        return str(orjson.loads(value or b"{}").get("campaign", ""))
+        found = orjson.loads(value or b"{}").get("campaign")
     except (orjson.JSONDecodeError, AttributeError):
         return ""
+    return found if isinstance(found, str) else ""
 
 
 async def _read_ends(

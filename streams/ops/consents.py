@@ -63,6 +63,11 @@ def granted(address: str, said: Said, now: float) -> MailEvent:
         raise Malformed("no_basis", f"what is agreed to? give a basis ({', '.join(BASES)}), opens or clicks")
     if not said.given:
         raise Malformed("no_time", "when was it given? an RFC 3339 time such as 2026-03-01T08:00:00Z")
+    for name, at in (("given", said.given), ("until", said.until)):
+        if at < 0:  # such as 0001-01-01, which some systems export for "never"
+            raise Malformed(
+                "bad_time", f"{name} lies before 1970: {utc(at)}; leave it empty where there is none"
+            )
     if said.given > now + 60:
         raise Malformed("bad_time", f"given lies in the future: {utc(said.given)}")
     if not said.proof:

@@ -11,6 +11,8 @@ from schemas.mail import base_topic
 from schemas.replay import Replays
 from streams.ops import story
 from streams.ops.origins import NoSecret, as_it_came, origin_of_letter
+from streams.ops.tell import fields as fields_in
+from streams.ops.tell import text_in
 from streams.pipeline import STAGES
 from streams.topics import TOPICS
 
@@ -71,14 +73,15 @@ class Letter:
         topic = base_topic(self.was.topic)
         said: dict[str, Any] = {}
         if topic == "mail-sends":
-            said = {"tenant": "default"} | story.fields(self.was)
+            said = {"tenant": "default"} | fields_in(self.was)
             said.pop("id", None)
         elif topic in _TOLD:
-            said = story.fields(self.was)
+            said = fields_in(self.was)
             said["id"] = said.get(_TOLD[topic], "")
         elif topic not in STATE:
             said = {name: self.was.text(name) for name in ("id", "tenant", "campaign", "to")}
-        return {name: str(said[name]) for name in ("id", "tenant", "campaign", "to") if said.get(name)}
+        told = {name: text_in(said, name) for name in ("id", "tenant", "campaign", "to")}
+        return {name: value for name, value in told.items() if value}
 
     @property
     def attempt(self) -> int:

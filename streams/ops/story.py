@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from agents.deliver.row import newer, read_row, reduce_outcome
 from schemas.address import normalise
 from schemas.codec import Malformed, Record
 from schemas.identity import mail_id, origin_of
 from schemas.mail import base_topic
 from streams.ops.origins import as_it_came
-from streams.ops.tell import Item, tell
+from streams.ops.tell import Item, fields, tell, text_in
 
 NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
 JSON_TOPICS = ("mail-outcomes", "mail-events")
@@ -56,19 +54,10 @@ class Mail:
         return {"id": self.id, **self.names, "end": self.end, "records": records}
 
 
-def fields(record: Record) -> dict[str, Any]:
-    """The value as a JSON object; empty where it is none."""
-    try:
-        found = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def address_of(send: Record) -> str:
     """The normalised address of a send; empty where it has none."""
     try:
-        return normalise(str(fields(send).get("to", ""))).key
+        return normalise(text_in(fields(send), "to")).key
     except Malformed:
         return ""
 
@@ -81,7 +70,7 @@ def send_origin(send: Record) -> str:
 def id_of(send: Record, origin: str) -> str:
     """The id of the mail that a send asks for."""
     said = fields(send)
-    return mail_id(str(said.get("tenant", "default")), said.get("key") or None, address_of(send), origin)
+    return mail_id(text_in(said, "tenant", "default"), text_in(said, "key") or None, address_of(send), origin)
 
 
 def dead_origin(letter: Record) -> str:
@@ -125,7 +114,7 @@ def gather(sends: Iterable[Record], records: Iterable[Record]) -> list[Mail]:
     for send in sends:
         origin = send_origin(send)
         mail = mails.setdefault(by_origin.get(origin, origin), Mail(by_origin.get(origin, origin)))
-        said = {"origin": origin, "to": address_of(send), "campaign": str(fields(send).get("campaign", ""))}
+        said = {"origin": origin, "to": address_of(send), "campaign": text_in(fields(send), "campaign")}
         mail.names = said | mail.names
         mail.items.append(tell(send))
     for mail in mails.values():

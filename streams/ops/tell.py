@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,7 @@ def tell(record: Record) -> Item:
     elif topic.endswith("dlq"):
         what, text, facts = "dead letter", *_dead(record.headers)
     elif topic == "mail-outcomes":
-        found = _json(record)
+        found = fields(record)
         item = _item(record, *_outcome(found))
         item.time = float(found.get("time") or item.time)
         return item
@@ -79,7 +80,8 @@ def _item(record: Record, what: str, text: str, facts: dict[str, Any]) -> Item:
     return Item(at, record.topic, record.partition, record.offset, what, clean(text, 600), facts)
 
 
-def _json(record: Record) -> dict[str, Any]:
+def fields(record: Record) -> dict[str, Any]:
+    """The value as a JSON object; empty where it is none."""
     try:
         found = orjson.loads(record.value or b"")
     except orjson.JSONDecodeError:
@@ -87,11 +89,17 @@ def _json(record: Record) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def text_in(said: Mapping[str, Any], name: str, default: str = "") -> str:
+    """What an outsider's JSON says under ``name``; what is no text says nothing (str() of deep lists raises)."""
+    found = said.get(name)
+    return found if isinstance(found, str) else default
+
+
 def _send(record: Record) -> tuple[str, dict[str, Any]]:
-    found = _json(record)
+    found = fields(record)
     origin = origin_of(record.topic, record.partition, record.offset, record.timestamp)
-    campaign = str(found.get("campaign", "?"))
-    key = f", idempotency key {found['key']}" if found.get("key") else ""
+    campaign, key = text_in(found, "campaign", "?"), text_in(found, "key")
+    key = f", idempotency key {key}" if key else ""
     return f"a send of campaign {campaign}{key}; origin {origin}", {"origin": origin, "campaign": campaign}
 
 
@@ -129,7 +137,7 @@ def _outcome(found: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 
 def _event(record: Record) -> Item:
-    found = _json(record)
+    found = fields(record)
     kind = str(found.get("kind", "?"))
     parts = [str(found[name]) for name in ("reason", "detail", "url") if found.get(name)]
     if found.get("machine"):

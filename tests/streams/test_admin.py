@@ -171,6 +171,19 @@ async def test_what_an_older_version_made_is_put_right_and_what_was_raised_stays
     again = await apply(settings)
     assert (again.changed, again.differ) == ([], [])
     assert len(again.raised) == 2
+    endless = settings.topic("mail-dlq")
+    async with admin(apache_broker) as client:
+        assert await alter(client, [Difference(endless, "retention.ms", "", "-1")]) == []
+    kept = await apply(settings)
+    assert any(f"{endless}: retention.ms is -1" in told for told in kept.raised)
+    assert (kept.changed, kept.differ) == ([], [])
+
+
+def test_a_retention_without_end_is_above_every_other():
+    assert Difference("t", "retention.ms", "-1", "100").raised
+    assert Difference("t", "retention.ms", "101", "100").raised
+    for name, found in (("retention.ms", "99"), ("retention.ms", ""), ("segment.ms", "101")):
+        assert not Difference("t", name, found, "100").raised
 
 
 async def test_the_embedded_broker_is_put_right_too(embedded_broker, prefix):

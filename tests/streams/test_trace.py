@@ -17,7 +17,7 @@ from schemas.send import Send
 from schemas.suppression import Suppression
 from streams.cli import main
 from streams.ops import trace as module
-from streams.ops.story import gather
+from streams.ops.story import gather, id_of
 from streams.ops.trace import matcher, trace
 from streams.settings import Settings
 from streams.work import dead_letter
@@ -226,8 +226,12 @@ def test_a_verdict_tells_why_and_unreadable_values_are_no_obstacle() -> None:
         ),
         Record("mail-rendered", 0, 4, 1000, None, None, headers),
     ]
-    [mail] = gather([Record("mail-sends", 0, 1, 2, None, b"\xff{", {})], records)
-    assert mail.end == "rejected"
+    deep = b'{"to": %s1%s, "key": [2], "tenant": {}}' % (b"[" * 1000, b"]" * 1000)
+    for value in (b"\xff{", deep, deep.replace(b"to", b"campaign"), deep.replace(b"to", b"key")):
+        send = Record("mail-sends", 0, 1, 2, None, value, {})
+        assert id_of(send, "mail-sends/0/1/2/0") == mail_id("default", None, "", "mail-sends/0/1/2/0")
+        [mail] = gather([send], records)
+        assert mail.end == "rejected"
     assert [item.what for item in mail.items] == ["received", "rendered", "verdict", "rejected"]
     assert mail.items[2].text == "ends unsent as rejected: template_error: name is undefined"
 

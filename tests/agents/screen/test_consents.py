@@ -84,6 +84,7 @@ def row(tenant: str, **fields: object) -> StreamConsent:
         ([row("asks", state="granted", stream="other")], "there is no consent on record"),
         ([row("asks", state="revoked")], "the consent on record was revoked"),
         ([row("asks", state="granted", until=START - 1)], "the consent on record ended on 2027-01-15"),
+        ([row("asks", state="granted", until=-6.3e10)], "the consent on record ended on 1970-01-01"),
     ],
 )
 async def test_without_a_consent_in_force_marketing_is_rejected(rows: list[StreamConsent], why: str) -> None:

@@ -180,6 +180,7 @@ def test_implied_consents_end_and_are_renewed_but_never_shorten_a_better_one() -
     assert datetime.fromtimestamp(ends("inquiry", day), UTC) == datetime(2027, 2, 28, 12, tzinfo=UTC)
     assert datetime.fromtimestamp(ends("purchase", day), UTC) == datetime(2028, 8, 31, 12, tzinfo=UTC)
     assert ends("express", day) == 0.0
+    assert ends("purchase", -1e12) == ends("purchase", 0.0)  # no year that there is not
     world = World().tell(said(0, "consented", basis="inquiry"))
     assert (world.allowed(180), world.allowed(185)) == (True, False)
     world.tell(said(100, "consented", basis="purchase"))

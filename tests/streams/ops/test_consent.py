@@ -62,6 +62,7 @@ def test_the_same_row_makes_the_same_event_whoever_imports_it():
         ("a@b.example,mood,,,", SAID, "basis must be one of"),
         ("a@b.example,,yesterday,,", SAID, "given is no RFC 3339 time"),
         ("a@b.example,,2030-01-01T00:00:00Z,,", SAID, "given lies in the future"),
+        ("a@b.example,,0001-01-01T00:00:00+01:00,,", SAID, "given lies before 1970: 0001-01-01 00:00:00Z"),
         ("a@b.example,,,perhaps,", SAID, "opens must be yes or no"),
         ("a@b.example,double_opt_in,,,", SAID, "a double opt-in needs its source"),
         ("a@b.example,,,,", SAID._replace(proof=""), "what proves it?"),
@@ -78,6 +79,11 @@ def test_a_bad_row_says_why_and_the_next_one_counts(row, said, why):
     assert bad.event is None
     assert why in bad.why
     assert good.event is not None or "proves" in why
+
+
+def test_an_end_before_all_time_is_none():
+    (row,) = rows("to,until\na@b.example,0001-01-01T00:00:00+01:00\n")
+    assert row.why.startswith("until lies before 1970: 0001-01-01 00:00:00Z")
 
 
 def test_only_tracking_may_be_agreed_to():

@@ -93,6 +93,8 @@ def test_a_send_is_found_by_what_its_json_says_and_never_by_an_outsiders_headers
     assert not Wanted(id=ID).fits(letter)
     assert send(value=b"\xff{").about == {"tenant": "default"}
     assert send(value=b"[1]").about == {"tenant": "default"}
+    deep = b'{"to": %s1%s, "campaign": 5}' % (b"[" * 1000, b"]" * 1000)  # str() of it would raise
+    assert send(value=deep).as_dict()["tenant"] == "default"
 
 
 def test_only_the_topics_that_can_hold_it_are_read() -> None:
