@@ -19,7 +19,9 @@ from schemas.lane_report import Reply
 FEW = 5
 """Attempts below which a share is chance."""
 HELD = 300.0
-"""Seconds for which a rate must have been taken to be worth returning to."""
+"""Seconds for which a rate must have been taken to be worth returning to, LONG after the last cut:"""
+LONG = 3600.0
+"""what an hour's quota lets through until it is used up is no rate that the provider takes."""
 EACH_TIME = 0.95
 SHUT = frozenset({"", "source", "dkim", "domain", "config"})
 """Scopes of replies that may say that a source is shut out; the others are a recipient's or a message's."""
@@ -53,12 +55,14 @@ def turned_away(reply: Reply) -> bool:
 
 
 def held(limit: Limit, law: Law, now: float) -> Limit:
-    """Before a change of the rate: the present one, where it was taken for long, is worth remembering."""
-    since = max(limit.cut_at, limit.raised_at, limit.suspended_until)
-    until = limit.throttled_at if since < limit.throttled_at < now - 1 else now
-    if until - since < HELD or (limit.rate < limit.proven and now - limit.proven_at < law.proven):
+    """Before a raise: the present rate, used and taken for long, is worth remembering."""
+    since = max(limit.cut_at, limit.raised_at, limit.suspended_until, limit.throttled_at)
+    if now - since < HELD or now - limit.cut_at < LONG:
         return limit
-    return replace(limit, proven=limit.rate, proven_at=now)
+    known = limit.proven if now - limit.proven_at < law.proven else 0.0
+    if limit.rate < law.near * known:
+        return limit  # less for now, which is not forgotten in a week
+    return replace(limit, proven=max(limit.rate, (limit.rate + known) / 2), proven_at=now)
 
 
 def halt(limit: Limit, limits: Limits, law: Law, now: float, text: str) -> tuple[Limit, str]:
@@ -91,13 +95,9 @@ def _stopped(
     if not first and wait < LEAST and (limit.rate <= least or now - limit.cut_at < law.trickle_after):
         return limit, ""
     if first:
-        limit = held(limit, law, now)
-        known = limit.proven if now - limit.proven_at <= law.proven else 0.0
-        limit = replace(limit, stopped_at=now, met=limit.met + 1)
-        if limit.rate >= law.near * law.near * known:
-            # A little less each time, so that a quota that the rate overruns is not overrun for ever.
-            limit = replace(limit, proven=max(limit.rate, known * EACH_TIME), proven_at=now)
-        rate = max(least, min(limit.rate * law.deepest, limit.proven * law.trickle, law.asks))
+        # Back to a little less each time, so that a quota that the rate overruns is not overrun for ever.
+        limit = replace(limit, stopped_at=now, ceiling=limit.rate * EACH_TIME, met=limit.met + 1)
+        rate = max(least, min(limit.rate * min(law.deepest, law.trickle), law.asks))
     else:
         rate = max(least, limit.rate / 2)
     until, what = limit.suspended_until, "cut"
@@ -113,11 +113,13 @@ def _back(
     limit: Limit, limits: Limits, law: Law, now: float, attempts: int, throttled: int
 ) -> tuple[Limit, str]:
     """Up again while it is taken; a share refused on the way is a rate again, and the law's matter."""
-    goal = min(limits.maximum, limit.proven * law.near)
+    goal = min(limits.maximum, limit.ceiling)
     if throttled > law.share * attempts and throttled > 1 and attempts >= FEW:
         return replace(limit, stopped_at=0.0, rate=max(limits.minimum, limit.rate)), ""
     if limit.rate >= goal * 0.999:
-        return replace(limit, stopped_at=0.0, ceiling=max(limit.ceiling, goal)), ""
+        # After long the ceiling may be elsewhere.
+        met = limit.met if now - limit.stopped_at < LONG else 0
+        return replace(limit, stopped_at=0.0, met=met), ""
     quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
     if quiet < law.resume_after or attempts < 1:  # no growth, so no freeze forbids it
         return limit, ""

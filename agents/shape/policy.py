@@ -22,6 +22,8 @@ SIGNER_SCOPES = frozenset({"dkim"})
 """A reply acts at its own scope: whatever is in neither set slows no lane."""
 SAME = 0.1
 """Ceilings no further apart than this part are the same one."""
+PAST = 1.05
+"""A ceiling so many times below what was taken lately is a passing one."""
 
 
 def decide(
@@ -159,7 +161,6 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     rate = max(limits.minimum, min(limit.rate * 0.95, max(deepest, taken * margin)))
     reason = f"{seen.share:.1%} of attempts throttled at {seen.rate:.3g}/s"
     ceiling = max(taken, rate)
-    limit = held(limit, law, now)
     again = limit.ceiling and abs(ceiling / limit.ceiling - 1) <= SAME
     met = limit.met + 1 if again else 0
     return replace(limit, rate=rate, ceiling=ceiling, probes=0, met=met, cut_at=now, reason=reason), "cut"
@@ -171,12 +172,12 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     if limit.rate >= limits.maximum:
         return limit, ""
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
-    known = 0.0 if now - limit.proven_at > law.proven else law.near * limit.proven
-    back = not near and limit.rate < known * 0.999  # no news for the provider, and no growth
-    if now < limit.frozen_until and not back:
+    known = 0.0 if now - limit.proven_at > law.proven else limit.proven
+    back = not near and limit.rate < known * 0.999
+    # It took more lately: this ceiling will pass, and the way back is no news for the provider and no growth.
+    passing = near and limit.ceiling * PAST < law.near * known
+    if now < limit.frozen_until and not (back or passing):
         return limit, ""
-    # No patience where it took more lately: this ceiling will pass.
-    passing = known > limit.ceiling * (1 + SAME)
     patient = 1 if passing else min(law.patient, 2**limit.met)
     if quiet < (law.probe_after * patient if near else law.recover_after if back else law.raise_after):
         return limit, ""
@@ -187,6 +188,7 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     rate, ceiling = limit.rate * law.grow, limit.ceiling
     if back:
         rate = min(limit.rate * law.recover, max(rate, known))
+        ceiling = ceiling or (known if rate >= known else 0.0)  # from there on with care again
     if near:
         # Each probe that nobody minded doubles the next one: a ceiling that moved is found in a few.
         rate = min(rate, limit.rate + law.probe * min(law.boldest, 2 ** (limit.probes + passing)) * ceiling)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from agents.shape.figures import Settings
 from agents.shape.rules import BadPolicy
-from streams.ops.ask import as_json, clean, console, echo_json
+from streams.ops.ask import as_json, console, echo_json
 from streams.ops.simulate.compare import POLICIES, Outcome, settings_of, simulate
 from streams.ops.simulate.generate import generated
 from streams.ops.simulate.measures import PERMITTED
@@ -27,6 +26,8 @@ from streams.ops.simulate.providers_file import (
     described,
     read_providers,
 )
+from streams.ops.simulate.scores import missed, scored
+from streams.ops.simulate.table import tables
 
 LARGEST = 4_000_000
 
@@ -56,7 +57,16 @@ def _generate(ctx: click.Context, _: click.Parameter, seed: int | None) -> None:
     "--days", default=30.0, show_default=True, type=click.FloatRange(0.1, MONTHS), help="Simulated days."
 )
 @click.option(
-    "--policy", default="adaptive", show_default=True, type=click.Choice(POLICIES), help="Who decides."
+    "--policy",
+    default="adaptive",
+    show_default=True,
+    type=click.Choice((*POLICIES, "all")),
+    help="Who decides; all: each in turn, beside each other.",
+)
+@click.option(
+    "--seeds",
+    metavar="A-B",
+    help="In the place of a file: the models that --generate draws from each of these seeds.",
 )
 @click.option(
     "--law", "law", metavar="FILE", help="A policy.toml for adaptive in the place of the one that ships."
@@ -94,8 +104,8 @@ def _generate(ctx: click.Context, _: click.Parameter, seed: int | None) -> None:
 )
 @as_json
 def command(
-    file: str | None, days: float, policy: str, law: str | None, only: tuple[str, ...], plot: str | None,
-    seed: int | None, jobs: int, as_json: bool,
+    file: str | None, days: float, policy: str, seeds: str | None, law: str | None, only: tuple[str, ...],
+    plot: str | None, seed: int | None, jobs: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Try a sending policy against models of providers: a month in seconds, no network, no broker.
 
@@ -126,29 +136,47 @@ def command(
              mailsluice simulate --generate 7 > p.toml && mailsluice simulate --providers p.toml --policy rules --json
     Exit code: 0; 2 wrong usage, providers file or policy.
     """
-    providers = _providers(file)
-    models = _chosen(providers, only)
     settings = _settings(law)
     if plot and not plot.lower().endswith(".svg"):
         raise click.UsageError(f"--plot {plot}: only SVG is drawn; name a file that ends in .svg")
-    seed = providers.seed if seed is None else seed
-    outcomes = _all(models, policy, days, seed, settings, jobs)
+    if seeds and file:
+        raise click.UsageError("--seeds draws the models: give it or --providers")
+    texts = _drawn(seeds) if seeds else [_providers(file)]
+    models = _chosen([model for providers in texts for model in providers.models], only)
+    drawn = texts[0].seed if seed is None else seed
+    policies = POLICIES if policy == "all" else (policy,)
+    found = {name: _all(models, name, days, drawn, settings, jobs) for name in policies}
     if plot:
         try:
-            Path(plot).write_text(svg(f"{policy}, {days:g} days, seed {seed}", outcomes), "utf-8")
+            Path(plot).write_text(svg(f"{days:g} days, seed {drawn}", found), "utf-8")
         except OSError as error:
             raise click.ClickException(f"{plot}: {error.strerror or error}") from None
-    found: dict[str, Any] = {
-        "policy": policy,
-        "days": days,
-        "seed": seed,
-        "permitted_growth": PERMITTED,
-        "providers": {outcome.name: outcome.figures for outcome in outcomes},
-    }
     if as_json:
-        echo_json(found)
+        echo_json(_json(found, policy, days, drawn))
     else:
-        console().print(_table(outcomes))
+        out = console()
+        for table in tables(found):
+            out.print(table)
+
+
+def _json(found: dict[str, list[Outcome]], policy: str, days: float, seed: int) -> dict[str, Any]:
+    each = {
+        name: {
+            "providers": {o.name: o.figures | {"missed": missed(o.figures)} for o in outcomes},
+            "met": scored(outcomes),
+        }
+        for name, outcomes in found.items()
+    }
+    head = {"policy": policy, "days": days, "seed": seed, "permitted_growth": PERMITTED}
+    return head | ({"policies": each} if policy == "all" else each[policy])
+
+
+def _drawn(seeds: str) -> list[Providers]:
+    first, _, last = seeds.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()) or not 0 <= int(last or first) - int(first) < 1000:
+        raise click.UsageError(f"--seeds {seeds}: must be A or A-B, whole numbers, at most 1,000 of them")
+    numbers = range(int(first), int(last or first) + 1)
+    return [read_providers(generated(number), f"seed {number}") for number in numbers]
 
 
 def _providers(file: str | None) -> Providers:
@@ -172,12 +200,12 @@ def _providers(file: str | None) -> Providers:
         raise click.UsageError(str(error)) from None
 
 
-def _chosen(providers: Providers, only: tuple[str, ...]) -> list[Model]:
-    names = [model.name for model in providers.models]
+def _chosen(models: list[Model], only: tuple[str, ...]) -> list[Model]:
+    names = [model.name for model in models]
     for name in only:
         if name not in names:
             raise click.UsageError(f"--only {name}: no such provider; there are {', '.join(names)}")
-    return [model for model in providers.models if not only or model.name in only]
+    return [model for model in models if not only or model.name in only]
 
 
 def _settings(law: str | None) -> Settings:
@@ -203,35 +231,3 @@ def _all(
 
 def _one(model: Model, policy: str, days: float, seed: int, settings: Settings) -> Outcome:
     return simulate(model, policy, days, seed, settings)
-
-
-def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("provider", no_wrap=True)
-    heads = (
-        "used",
-        "deferred",
-        "after 1 h",
-        "suspended h",
-        "full after d",
-        "complaints +",
-        "back after h",
-        "growth",
-        "rate/s",
-    )
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for outcome in outcomes:
-        found = outcome.figures
-        shares = [f"{found[n]:.2%}" for n in ("used", "deferred", "deferred_after_first_hour")]
-        names = (
-            "longest_suspension_hours",
-            "days_to_full_volume",
-            "complaint_overshoot",
-            "hours_to_full_rate_after_drop",
-            "worst_growth",
-            "rate",
-        )
-        rest = ["-" if found.get(n) is None else f"{found[n]:.4g}" for n in names]
-        table.add_row(clean(outcome.name), *shares, *rest)
-    return table

@@ -21,13 +21,19 @@ BUCKET = 600.0
 
 
 class Point(NamedTuple):
-    """Ten minutes of the picture: rates in messages/s."""
+    """Ten minutes of the picture: rates in messages/s; ``stopped`` the part of them in which it was suspended.
+
+    ``wanted``: what the sender that knows everything had taken, ``plan``: what plan or gate permit in an hour.
+    """
 
     hour: float
     sent: float
     throttled: float
     limit: float
     capacity: float
+    wanted: float
+    stopped: float
+    plan: float
     reputation: float
 
 
@@ -57,7 +63,7 @@ class Measures:
     _waits: float = -1.0
     _hurt: bool = False
     _stopped: float = 0.0
-    _bucket: list[float] = field(default_factory=lambda: [0.0] * 4)
+    _bucket: list[float] = field(default_factory=lambda: [0.0] * 6)
     _began: float = 0.0
 
     def step(
@@ -83,7 +89,7 @@ class Measures:
         pace = provider.pace(now)
         self._full(now + seconds, seconds, answer.taken, best)
         self._recovery(now, seconds, answer, allowed, min(pace, permitted), provider, backlog)
-        self._draw(now, seconds, answer, allowed, pace, provider, stopped)
+        self._draw(now, seconds, answer, allowed, pace, provider, best, permitted, stopped)
 
     def _full(self, now: float, seconds: float, taken: int, best: int) -> None:
         """The first hour in which it sent what could be sent."""
@@ -122,18 +128,20 @@ class Measures:
 
     def _draw(
         self, now: float, seconds: float, answer: Answer, allowed: Allowed, pace: float, provider: Provider,
-        stopped: bool,
+        best: int, permitted: float, stopped: bool,
     ) -> None:  # fmt: skip
         capacity = 0.0 if provider.ordered(now) else pace
-        for n, amount in enumerate(
-            (answer.taken, answer.throttled, 0.0 if stopped else allowed.rate * seconds, capacity * seconds)
-        ):
-            self._bucket[n] += amount
+        limit = 0.0 if stopped else allowed.rate * seconds
+        amounts = (answer.taken, answer.throttled, limit, capacity * seconds, best, stopped * seconds)
+        self._bucket = [old + amount for old, amount in zip(self._bucket, amounts, strict=True)]
         if now + seconds - self._began >= BUCKET:
             span = now + seconds - self._began
-            sent, throttled, limit, room = (amount / span for amount in self._bucket)
-            self.points.append(Point(self._began / HOUR, sent, throttled, limit, room, provider.reputation))
-            self._bucket, self._began = [0.0] * 4, now + seconds
+            sent, throttled, limit, room, wanted, stop = (amount / span for amount in self._bucket)
+            began = self._began / HOUR
+            self.points.append(
+                Point(began, sent, throttled, limit, room, wanted, stop, permitted, provider.reputation)
+            )
+            self._bucket, self._began = [0.0] * 6, now + seconds
 
     def finish(self, end: float) -> None:
         """The end: what had not recovered by then counts as it stands."""
