@@ -77,8 +77,9 @@ TURN = 0.003
 some ten turns of the loop, and each turn has a slice of bulk in it."""
 LEAST = 4
 """Records of a slice that took longer than that: it may have waited for something."""
-WEIGHT = 2_048
-"""Bytes that a record in work takes beside its value: headers, ticket, what the agent keeps of it."""
+WEIGHT = 6_144
+"""Bytes that a record in work takes beside its value, measured in deliver: headers, ticket, what the agent keeps of
+it, what the allocator loses."""
 LOOK = 60.0
 """Seconds between looks whether a topic is still the log that was read before."""
 CHAIN_SLICES = 4

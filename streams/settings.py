@@ -41,7 +41,7 @@ class Settings:
     """Bytes of the largest record that a stage writes."""
     linger: float = 0.005
     """Seconds the producer waits to fill a batch."""
-    window_bytes: int = 48_000_000
+    window_bytes: int = 32_000_000
     """Bytes in work before a stage stops reading; each partition may have its equal part of them whatever the others
     hold, so that at most twice as much is held."""
     drain: float = 5.0
