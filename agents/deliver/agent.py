@@ -13,7 +13,7 @@ from agents.deliver.allowance import Allowance
 from agents.deliver.attempt import Attempt
 from agents.deliver.choose import Steps
 from agents.deliver.connect import ConnectFailed
-from agents.deliver.feed import Feed, Feeds
+from agents.deliver.feed import IN_THE_WAY, Feed, Feeds
 from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.journal import Journal
@@ -623,6 +623,9 @@ class Deliver:
                 self._choose(feed, now, wall)
             if len(feed) and feed.timer is None:
                 self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing
+            waits_at = self.feeds.urgent_waits(feed, now) if len(feed.urgent) else None
+            if waits_at is not None:
+                self._make_way(feed, waits_at, now)
         for mail in list(self._mails.values()):
             if mail.stage != "sending" or now - mail.began <= settings.blocked:
                 continue
@@ -634,6 +637,24 @@ class Deliver:
         self.feeds.forget(mail.feed for mail in self._mails.values())
         self.feeds.trim()
         self.reports.send(self._mails.values(), len(self._state), self._pool)
+
+    def _make_way(self, feed: Feed, source: str, now: float) -> None:
+        """Break off the bulk mail that takes longest, if any is not past its dot: a transactional one waits."""
+        slow = [
+            mail
+            for mail in self._mails.values()
+            if mail.feed is feed
+            and mail.stage == "sending"
+            and mail.source == source
+            and not (mail.urgent or mail.intended)
+            and now - mail.began >= IN_THE_WAY
+            and mail.session is not None
+            and not mail.session.past_dot
+        ]
+        if slow:
+            session = min(slow, key=lambda mail: mail.began).session
+            assert session is not None
+            session.give_up()
 
     def _choose(self, feed: Feed, now: float, wall: float) -> None:
         """Keep what may go today, the most engaged first; the rest steps aside."""

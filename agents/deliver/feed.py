@@ -40,6 +40,9 @@ KEPT_FREE = 3600.0
 """Seconds after the last transactional mail of a feed for which bulk mail leaves it one of the connections, where
 there are two or more: slow transactions of bulk mail may last for minutes. Where there is one, transactional mail
 is the next on it: half the time of an only connection is too much to keep for what may come."""
+IN_THE_WAY = 5.0
+"""Seconds for which a transactional mail waits for a connection before the slowest bulk mail that is not past its dot
+is broken off for it (nothing has left us: it is no attempt)."""
 HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
 PARKED = 0.02
@@ -383,6 +386,19 @@ class Feeds:
             found.remove(mail.prefers)
             found.insert(0, mail.prefers)
         return found
+
+    def urgent_waits(self, feed: Feed, now: float) -> str | None:
+        """The source whose connections are all taken while a transactional mail has waited for one too long."""
+        mail = feed.urgent.head()
+        if mail is None or now - mail.queued < IN_THE_WAY or not self._clear(mail):
+            return None
+        for source in self._in_turn(feed, mail):
+            name = source or "default"
+            rate = self._allowance.rate(feed.key, name, mail.dkim, now, self._clock())
+            full = 0 < rate.connections <= self._pool.count((source, feed.key)) and rate.rate > 0
+            if full and not self._allowance.wait(feed.key, name, mail.dkim, now, self._clock(), mail.author):
+                return name
+        return None
 
     def launch(self, mail: Mail) -> None:
         """Start a mail that has its session."""

@@ -314,6 +314,10 @@ class Line(Session):
     def ready(self) -> bool:
         return self.phase == "idle"
 
+    @property
+    def past_dot(self) -> bool:
+        return self.phase == "dot"
+
     def start(self, job: Any) -> Attempt | None:
         assert self.phase not in ("mail", "dot"), "the session is busy"
         if not self.ready:

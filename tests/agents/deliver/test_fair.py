@@ -351,3 +351,34 @@ def test_among_very_many_blocked_campaigns_one_that_may_go_is_found() -> None:
         assert [outcome.id for outcome in made.broker.outcomes()] == ["known"]
 
     virtual(story())
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_bulk_mail_that_hangs_before_its_dot_makes_way_for_transactional_mail(connections: int) -> None:
+    async def story() -> None:
+        servers = Servers(lambda line: line.say(250, "ok") if line.job.urgent else None)
+        made = GateTwo(Broker(), servers, rate=Rate(100.0, connections, 1000, 0.0, ""))
+        await made.agent.assigned(0)
+        await made.take(*(mail(f"b{n}", "x@b.example", topic="mail-lane-gmx") for n in range(9)))
+        await made.ticks(20)
+        hanging = [line.job.id for line in servers.lines]
+        assert len(hanging) == connections
+        await transactional(made, "now")
+        await made.ticks(4)
+        assert not made.broker.outcomes()
+        await made.ticks(5)
+        assert [outcome.id for outcome in made.broker.outcomes()] == ["now"]
+        assert servers.most <= connections
+        # No attempt was lost, and the one that made way is the next.
+        await made.ticks(2)
+        assert {line.job.id for line in servers.lines if line.job} <= set(hanging)
+        servers.answer = lambda line: line.say(250, "ok")
+        for line in list(servers.lines):
+            if line.job:
+                line.say(250, "ok")
+        await made.ticks(20)
+        outcomes = made.broker.outcomes()
+        assert sorted(outcome.id for outcome in outcomes) == sorted([*(f"b{n}" for n in range(9)), "now"])
+        assert {outcome.attempt for outcome in outcomes} == {1}
+
+    virtual(story())
