@@ -1,11 +1,17 @@
-"""The providers file of ``mailsluice simulate``: every key with its unit, validated whole, all faults in one error."""
+"""The providers file of ``mailsluice simulate``: every key with its unit, validated whole, all faults in one error.
+
+TOML, or JSON of the same form. Where a file can mean only one thing it is read so: ``4.0`` for 4, one table
+in the place of a list of one, ``[[providers]]`` with a ``name`` for ``[providers.NAME]``.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from schemas.faults import Faulty
@@ -42,7 +48,9 @@ class Pause:
 
     day: float = field(metadata={"text": "when it begins, days from the start", "low": 0, "high": MONTHS})
     hours: float = field(metadata={"text": "how long", "low": 0.01, "high": 24 * MONTHS})
-    reply: str = key("", "the reply, for instance '421 4.7.0 try again in 2 hours'; empty: the model's own")
+    reply: str = key(
+        "", "the reply, for instance '421 4.7.0 try again in {hours} hours'; empty: the model's own"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,7 @@ class Model:
     )
     established: float = key(
         0.0,
-        "messages a day that it knows of this source at the beginning (a cold source: 300), which then warms up by its plan, from the day that follows so many; 0: the source is warm, there is no plan",
+        "messages a day that it knows of this source at the beginning (a cold source: 300): it warms up by a plan, from the day after so many; 0: a warm source",
     )
     plan: str = key(
         "",
@@ -154,19 +162,17 @@ class Providers:
 
 
 def read_providers(text: str, where: str = "providers") -> Providers:
-    """The models in a TOML text. Raises BadProviders with every fault."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadProviders(where, [f"not TOML: {error}"]) from None
+    """The models in a TOML or JSON text. Raises BadProviders with every fault."""
+    data = _parsed(text, where)
     faults = [
-        f"{name}: no such key; there are seed and [providers.NAME]"
-        for name in data.keys() - {"seed", "providers"}
+        f"{name}: no such key; there are seed and [providers.NAME]{_meant(name, fields_of(Model), ' inside a provider')}"
+        for name in data
+        if name not in ("seed", "providers")
     ]
     seed = data.get("seed", 1)
     if isinstance(seed, bool) or not isinstance(seed, int):
         faults.append("seed: must be a whole number")
-    tables = data.get("providers")
+    tables = _by_name(data.get("providers"), faults)
     if not isinstance(tables, dict) or not tables:
         faults.append("providers: there must be at least one table [providers.NAME]")
         tables = {}
@@ -184,14 +190,49 @@ def read_providers(text: str, where: str = "providers") -> Providers:
     return Providers(int(seed), tuple(models))
 
 
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    as_json = text.lstrip()[:1] == "{"
+    try:
+        data = json.loads(text) if as_json else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadProviders(where, [f"not {'JSON' if as_json else 'TOML'}: {error}"]) from None
+    return data if isinstance(data, dict) else {}
+
+
+def _by_name(tables: Any, faults: list[str]) -> Any:
+    """``[[providers]]`` with names as ``[providers.NAME]``."""
+    if not isinstance(tables, list):
+        return tables
+    found: dict[str, Any] = {}
+    for n, table in enumerate(tables):
+        name = table.get("name") if isinstance(table, dict) else None
+        if not isinstance(name, str) or name in found:
+            faults.append(f"providers[{n}].name: must be a text, and another one for each provider")
+        else:
+            found[name] = {key: value for key, value in table.items() if key != "name"}
+    return found
+
+
+def fields_of(cls: type[Any]) -> list[str]:
+    """The keys of a table."""
+    return [f.name for f in fields(cls) if f.name != "name"]
+
+
+def _meant(name: str, known: Iterable[str], where: str = "") -> str:
+    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}{where}?)" if close else ""
+
+
 def _read(cls: type[T], table: Any, at: str, faults: list[str], **given: Any) -> T | None:
     if not isinstance(table, dict):
         faults.append(f"{at}: must be a table")
         return None
     listed = {f.name: f for f in fields(cls) if f.name not in given}  # type: ignore[arg-type]
     before = len(faults)
-    for name in table.keys() - listed.keys():
-        faults.append(f"{at}.{name}: no such key; there are {', '.join(listed)}")
+    for name in table:
+        if name not in listed:
+            meant = _meant(name, listed) or f"; there are {', '.join(listed)}"
+            faults.append(f"{at}.{name}: no such key{meant}")
     for name, f in listed.items():
         if name in table:
             given[name] = _value(f, table[name], f"{at}.{name}", faults)
@@ -203,6 +244,8 @@ def _read(cls: type[T], table: Any, at: str, faults: list[str], **given: Any) ->
 def _value(f: Any, value: Any, at: str, faults: list[str]) -> Any:
     kind = str(f.type)
     if "of" in f.metadata:
+        if isinstance(value, dict):
+            value = [value]
         if not isinstance(value, list):
             faults.append(f"{at}: must be a list of tables, as {f.metadata['text']}")
             return ()
@@ -217,6 +260,8 @@ def _value(f: Any, value: Any, at: str, faults: list[str]) -> Any:
             faults.append(f"{at}: must be {'true or false' if kind == 'bool' else 'a text'}")
         return value
     whole = kind == "int"
+    if whole and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         faults.append(f"{at}: must be a {'whole ' if whole else ''}number ({f.metadata['text']})")
         return f.default
@@ -244,23 +289,3 @@ def _check(model: Model) -> list[str]:
         if pause.reply and (pause.reply[:1] not in "45" or not pause.reply[:3].isdigit()):
             faults.append(f"suspensions[{n}].reply: must begin with a code 4xx or 5xx")
     return faults
-
-
-def described() -> str:
-    """Every key, its default and its text, for ``--help``."""
-    lines = []
-    for f in fields(Model):
-        if f.name == "name":
-            continue
-        default = "" if f.default is MISSING else "[]" if f.default == () else f.default
-        shown = (
-            str(default).lower()
-            if isinstance(default, bool)
-            else f"{default:g}"
-            if isinstance(default, float)
-            else repr(default)
-            if isinstance(default, str) and f.name != "replies"
-            else str(default)
-        )
-        lines.append(f"  {f.name:<15} {shown or '{}':<7} {f.metadata['text']}")
-    return "\n".join(lines)
