@@ -21,8 +21,9 @@ from schemas.lane_report import LaneReport
 from streams.ops.simulate.senders import FixedReactions
 
 DAY = 86400.0
-TICK = 60.0
-"""Seconds of the log between the law's looks at the clock."""
+TICK, PER_LIMIT = 60.0, 0.06
+"""Seconds of the log between the law's looks at the clock, at least and for each limit that it knows: a look costs by
+the limit, and a log may hold mail to ten thousands of small sites."""
 MOST_DECISIONS = 5000
 MOST_LANES = 20_000
 Lane = tuple[str, str]
@@ -137,7 +138,7 @@ class Law:
         if report.time < now:
             report = with_fields(report, time=now)  # none is stale here
         self._take(self._shaper.on_report(report, now, now))
-        if now - self._ticked >= TICK:
+        if now - self._ticked >= max(TICK, PER_LIMIT * len(self._shaper.state)):
             self._ticked = now
             facts, _ = self._shaper.tick(now, now)
             self._take(facts)
