@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.shape.figures import Limits, Plan, Settings
+from schemas.campaign import Campaign
 from schemas.lane_policy import ALL, LanePolicy, Spent
+from streams.ops.forecast.command import MOST_LANES, _like, _modelled
+from streams.ops.forecast.inputs import Situation
 from streams.ops.forecast.lane import Flow, Lane, Queue, fill
 from streams.ops.forecast.model import forecast
 from streams.ops.forecast.rates import Rates
@@ -178,3 +181,17 @@ def test_a_from_address_in_warm_up_has_a_limit_over_all_providers():
     found = forecast(lanes, Rates(POLICY, facts, NOW, AUTHOR), "news.example", NOW, NOW + DAY)
     assert NOW + 3 * 600 <= max(one.finish for one in found) <= NOW + 6 * 600
     assert any(f"over all providers from {AUTHOR}" in one.why for one in found)
+
+
+def test_of_very_many_sites_the_smallest_are_taken_to_be_like_the_next_larger_ones():
+    lanes = [Lane(f"s{n}.example", [(OURS, float(n))]) for n in range(1, MOST_LANES + 31)]
+    lanes += [Lane("google", [(OURS, 1.0)]), Lane("known.example", [(OURS, 1.0)])]
+    campaign = Campaign(id="c", sender="a@news.example")
+    few, rest = _modelled(Situation(campaign, lanes, [limit("known.example")], "", "", 0.0, []))
+    assert {"google", "known.example", f"s{MOST_LANES + 30}.example"} <= {lane.provider for lane in few}
+    assert (len(few), len(rest)) == (MOST_LANES, 32)
+    some = forecast(few, Rates(POLICY, (), NOW), "", NOW, NOW + DAY)
+    other = _like(some, rest)
+    assert (other.provider, other.waiting) == ("(32 more sites)", sum(range(1, 33)))
+    slowest = max(one.finish for one in forecast(rest, Rates(POLICY, (), NOW), "", NOW, NOW + DAY))
+    assert other.finish >= slowest

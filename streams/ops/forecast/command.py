@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from agents.shape.rules import BadPolicy
 from agents.shape.rules import Settings as Policy
 from schemas.campaign import Campaign
 from schemas.faults import Faulty
+from schemas.lanes import LANES
 from schemas.send import Send
 from streams.control import policy_of
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
 from streams.ops.campaign import campaigns
 from streams.ops.campaign_file import BadCampaign, read_campaign
 from streams.ops.forecast.inputs import Situation, situation
+from streams.ops.forecast.lane import Lane
 from streams.ops.forecast.model import LaneForecast, forecast
 from streams.ops.forecast.rates import Rates
 from streams.ops.recipients import BadFile, read_rows
@@ -29,6 +32,8 @@ from streams.settings import BadSettings, Settings
 
 DAY = 86400.0
 HORIZON = 60 * DAY
+MOST_LANES = 200
+"""Lanes that are run forward. Small sites of which shape knows nothing differ only in how much they get."""
 
 
 @click.command("forecast")
@@ -66,7 +71,10 @@ def command(
         raise click.UsageError(f"{campaign} is not sent yet: say to whom with --recipients FILE.csv")
     found = run(settings, _read(settings, file, campaign, tenant, recipients, now))
     end = min(found.expires or now + HORIZON, now + HORIZON)
-    lanes = [_forecast(found, policy, now, end, grow) for grow in (True, False)]
+    few, rest = _modelled(found)
+    lanes = [_forecast(found, few, policy, now, end, grow) for grow in (True, False)]
+    if rest:
+        lanes = [[*some, _like(some, rest)] for some in lanes]
     told = _told(found, lanes[0], lanes[1], now, end)
     if as_json:
         echo_json(told)
@@ -88,9 +96,27 @@ async def _read(
     return await situation(settings, ours, now, rows)
 
 
-def _forecast(found: Situation, policy: Policy, now: float, end: float, grow: bool) -> list[LaneForecast]:
+def _modelled(found: Situation) -> tuple[list[Lane], list[Lane]]:
+    """The lanes to run forward, and the smallest ones beyond MOST_LANES: sites that nothing is known of."""
+    known = {policy.provider for policy in found.policies} | set(LANES)
+    order = sorted(found.lanes, key=lambda lane: (lane.provider not in known, -lane.ours(), lane.provider))
+    return order[:MOST_LANES], order[MOST_LANES:]
+
+
+def _like(some: list[LaneForecast], rest: list[Lane]) -> LaneForecast:
+    """Of the sites that are not run forward: none takes longer than the smallest that is, which gets as much or more."""
+    last = some[-1]
+    return replace(
+        last, provider=f"({len(rest):,} more sites)", waiting=round(sum(lane.ours() for lane in rest)),
+        others=round(sum(lane.others() for lane in rest)), rate=0.0, left=last.left and round(sum(lane.ours() for lane in rest)),
+    )  # fmt: skip
+
+
+def _forecast(
+    found: Situation, lanes: list[Lane], policy: Policy, now: float, end: float, grow: bool
+) -> list[LaneForecast]:
     rates = Rates(policy, found.policies, now, found.author, grow)
-    return forecast(found.lanes, rates, found.dkim, now, end, found.held)
+    return forecast(lanes, rates, found.dkim, now, end, found.held)
 
 
 def _policy(settings: Settings) -> Policy:

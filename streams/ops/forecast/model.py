@@ -54,6 +54,8 @@ class _Work:
     owed: dict[tuple[str, str], float] = field(default_factory=dict)
     """By source and DKIM domain: parts of messages that went and that the law was not told of."""
     sent: float = 0.0
+    begun: float = 0.0
+    """When there was work for the first time."""
 
     def held(self, what: str, text: str, seconds: float) -> None:
         found = self.why.setdefault(what, _Why(first=text))
@@ -118,6 +120,7 @@ def _pass(one: _Work, rates: Rates, dkim: str, at: float, seconds: float, lanes:
     if waiting <= LEAST:
         one.held("later", held or "its mail is due later", seconds)
         return
+    one.begun = one.begun or at
     rooms = [_room(rates, "source", name, one.lane.provider, at, seconds, lanes) for name in one.lane.sources]
     signed = _room(rates, "dkim", dkim, one.lane.provider, at, seconds, lanes) if dkim else None
     room = sum(found.messages for found in rooms)
@@ -170,5 +173,6 @@ def _tell(
             owed = one.owed.get((name, domain), 0.0) + count * part
             whole = int(owed + LEAST)
             one.owed[name, domain] = owed - whole
-            if whole or (waiting and domain == dkim):
+            # The first word of a lane, without a mail yet, begins its day of warm-up.
+            if whole or (waiting and domain == dkim and at == one.begun):
                 rates.sent(one.lane.provider, name, domain, whole, waiting, at, seconds)

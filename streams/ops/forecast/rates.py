@@ -19,6 +19,8 @@ from agents.shape.warm import PACE
 from schemas.lane_policy import ALL, LanePolicy
 from schemas.lane_report import LaneReport, Used
 
+SELDOM, PER_LIMIT = 600.0, 0.06
+"""Seconds between looks at the clock: at most, and for each limit."""
 Kind = Literal["source", "dkim", "from"]
 
 
@@ -45,6 +47,7 @@ class Rates:
     """Rate and ceiling in the beginning."""
     _sent: dict[Key, int] = field(default_factory=dict)
     _number: int = 0
+    _ticked: float = 0.0
 
     def __post_init__(self) -> None:
         self._shaper = Shaper(self.policy)
@@ -60,7 +63,7 @@ class Rates:
         policy, limit = self._shaper.published.get(key), self._limit(key, now)
         if policy is not None and now < policy.suspended_until:
             return Room(0.0, "suspended", f"suspended: {policy.reason}")
-        rate = policy.rate if policy is not None else limit.policy(self._limits(key), now).rate
+        rate = policy.rate if policy is not None else limit.rate
         first, ceiling = self._first.setdefault(key, (limit.rate, limit.ceiling))
         most = first if not self.grow else max(first, ceiling) if ceiling else rate
         rate = min(rate, most)
@@ -116,8 +119,10 @@ class Rates:
         )  # fmt: skip
 
     def tick(self, now: float) -> None:
-        """Time goes on: days end, caps run out."""
-        self._shaper.tick(now, now)
+        """Time goes on: days end, caps run out. Of many limits it is looked at less often: each costs."""
+        if now - self._ticked >= min(SELDOM, PER_LIMIT * len(self._shaper.state)):
+            self._ticked = now
+            self._shaper.tick(now, now)
 
     def _limits(self, key: Key) -> Limits:
         return self.policy.limits(key[2], key[0], key[1])
