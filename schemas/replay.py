@@ -24,6 +24,11 @@ _READ = ("type", "version", "ce_type")
 """Headers that say how the value is read: the MAC is over them too."""
 
 
+def claims(record: Record) -> bool:
+    """Whether a record says, in our form, that it comes again. Another's header of that name says nothing."""
+    return HEADER in record.headers and _SAID.fullmatch(record.headers[HEADER]) is not None
+
+
 class Replays:
     """Signs with the first secret, accepts all, as ``schemas.token.Tokens`` does. Raises ValueError."""
 

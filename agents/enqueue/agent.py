@@ -28,7 +28,7 @@ from schemas.event import MailEvent
 from schemas.hosts import Hosts, MailHosts
 from schemas.identity import event_id, origin_of, partition_of
 from schemas.mail import NOW, twin
-from schemas.replay import HEADER, Replays, received_at
+from schemas.replay import Replays, claims, received_at
 from schemas.send import Send
 
 STAGE = Stage(
@@ -156,7 +156,8 @@ def gather(record: Record, settings: Settings, now: float, replays: Replays | No
 
     Of the outsider's headers only ``type``, ``version``, the CloudEvents ones and ``traceparent`` are
     looked at, none is passed on: an envelope is ours alone. So is a ``replay``, which keeps the origin of a
-    dead letter: one that is forged is ignored.
+    dead letter: one whose proof fails is rejected. Taken for a new send, what comes again (under a secret that
+    is not set here) would be sent once more when it is replayed with the right one.
     """
     raw = record.value or b""
     size = len(raw)
@@ -174,8 +175,9 @@ def gather(record: Record, settings: Settings, now: float, replays: Replays | No
     origin = origin_of(record.topic, record.partition, record.offset, record.timestamp)
     # The producer sets the timestamp: a missing one (-1) or one from the future counts as now.
     stamp = record.timestamp / 1000
-    if HEADER in record.headers and (again := _replayed(record, replays)):
-        origin, stamp = again, received_at(again)
+    if claims(record):
+        origin = _replayed(record, replays)
+        stamp = received_at(origin)
     return Request(
         send=send,
         address=address,
@@ -189,12 +191,19 @@ def gather(record: Record, settings: Settings, now: float, replays: Replays | No
     )
 
 
-def _replayed(record: Record, replays: Replays | None) -> str | None:
-    if replays is None:  # taken for a new send, it might be sent a second time
+def _replayed(record: Record, replays: Replays | None) -> str:
+    if replays is None:
         raise Reject(
             "replay_unverified", "MAILSLUICE_SECRET is not set for enqueue: set it, then replay this"
         )
-    return replays.origin(record)
+    found = replays.origin(record)
+    if found is None:
+        raise Reject(
+            "replay_unverified",
+            "its header replay was not made with a secret that enqueue has: give it and `dlq replay` the same "
+            "MAILSLUICE_SECRET, then replay this; if nobody here replayed it, a producer forged it",
+        )
+    return found
 
 
 def _queued(request: Request, headers: Headers, partition: int, now: float) -> Out:

@@ -100,7 +100,8 @@ def erase(
     """Erase what is held about ADDRESS, for all tenants, but for a keyed hash: it gets no mail again.
 
     The stages that hold rows about the address delete them at once; what topics hold beside that goes with
-    their retention, and deleted rows with compaction: the command says until when. The hash is pseudonymous:
+    their retention, and deleted rows with compaction: the command reads every topic afterwards and says until
+    when. An address with a +tag is another one (anna+shop@): erase it too. The hash is pseudonymous:
     who has MAILSLUICE_SECRET can tell whether an address was erased. `suppress release --scope global`
     takes the erasure back for the future. --check reads every topic from its start. Kafka cleans a
     partition only when something new is written to it: one that nobody writes to keeps what was deleted.
@@ -118,11 +119,16 @@ def erase(
     if not why and not dry_run:
         raise click.UsageError("give --why: the reason goes on record")
     found = run(settings, _erase(settings, to, hashes, why or "", login_name(by), wait, dry_run))
+    if not as_json:
+        _tell(found)
+    gone = not dry_run and found["erased"] and not found["not_deleted"]
+    # Only now: reading every topic may take long, and must not keep anybody waiting for their erasure.
+    found["left"] = run(settings, _left(settings, to, time.time() if gone else 0.0))
     if as_json:
         echo_json(found)
     else:
-        _tell(found)
-    sys.exit(0 if dry_run or (found["erased"] and not found["not_deleted"]) else 1)
+        _table(found["left"], "records in topics, and when the last is gone", FOR_EVER if gone else STANDS)
+    sys.exit(0 if dry_run or gone else 1)
 
 
 async def _erase(
@@ -130,9 +136,7 @@ async def _erase(
 ) -> dict[str, Any]:
     partitions = (await check(settings)).partitions
     states = States(settings, to, hashes, partitions)
-    before = (await states.read()).counts()
-    left = await _scan(settings, to, partitions)
-    now = time.time()
+    before, now = (await states.read()).counts(), time.time()
     found: dict[str, Any] = {"dry_run": dry_run, "rows": before, "erased": bool(erased_at(states.rows.marks))}
     if not dry_run:
         reason = pattern(to).sub(hashes[0].encode(), why.encode()).decode()[:1000]
@@ -151,16 +155,16 @@ async def _erase(
             rows = await _gone(states, wait if made else 0.0)
             counts |= before | {f"{topic} (not deleted)": n for topic, n in rows.counts().items()}
         found |= {"erased": made is not None, "event": event.id, "hash": made.to if made else hashes[0]}
-        left.records["mail-events"] += 1  # that of the erasure itself
-        left.newest["mail-events"] = now
-        for topic in before:
-            left.newest[topic] = now
     found["not_deleted"] = {} if dry_run else states.rows.counts()
-    until = left.until(await bounds(settings), 0.0 if dry_run else now)
-    found["left"] = {
-        topic: {"records": left.records[topic], "until": _day(until[topic])} for topic in left.newest
-    }
     return found
+
+
+async def _left(settings: Settings, to: str, erased: float) -> dict[str, Any]:
+    """What topics still say, the erasure and the deletions of rows among it, and until when. ``erased``: when the
+    rows were deleted, Unix seconds; 0 = they were not."""
+    left = await _scan(settings, to, (await check(settings)).partitions)
+    until = left.until(await bounds(settings), erased)
+    return {topic: {"records": count, "until": _day(until[topic])} for topic, count in left.records.items()}
 
 
 async def _gone(states: States, wait: float) -> Rows:
@@ -190,9 +194,8 @@ def _tell(found: Mapping[str, Any]) -> None:
             click.echo(
                 f"not deleted yet: {count} in {topic}; does the stage run that owns them? Look again with --check"
             )
-        click.echo("classify was told to forget whose mail it was")
-    ends = STANDS if found["dry_run"] else FOR_EVER
-    _table(found["left"], "records in topics, and when the last is gone", ends)
+        if found["erased"]:
+            click.echo("screen and classify were told to forget whose mail it was")
 
 
 def _table(left: Mapping[str, Mapping[str, Any]], title: str, ends: str) -> None:
@@ -213,12 +216,11 @@ def _table(left: Mapping[str, Mapping[str, Any]], title: str, ends: str) -> None
 async def _check(settings: Settings, to: str, hashes: tuple[str, ...]) -> dict[str, Any]:
     partitions = (await check(settings)).partitions
     rows = await States(settings, to, hashes, partitions).read()
-    left, erased = await _scan(settings, to, partitions), erased_at(rows.marks)
-    until = left.until(await bounds(settings), erased)
+    erased = erased_at(rows.marks)
     return {
         "erased": utc(erased) if erased else None,
         "rows": rows.counts(),
-        "left": {t: {"records": n, "until": _day(until[t])} for t, n in left.records.items()},
+        "left": await _left(settings, to, erased),
     }
 
 

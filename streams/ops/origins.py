@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas.codec import Headers, Record
 from schemas.identity import origin_of
 from schemas.mail import base_topic
-from schemas.replay import HEADER, Replays
+from schemas.replay import Replays, claims
 
 
 class NoSecret(Exception):
@@ -15,10 +15,10 @@ class NoSecret(Exception):
 def origin_of_send(record: Record, replays: Replays | None) -> tuple[str, bool]:
     """(origin of a record of ``mail-sends``, whether it comes again). Raises NoSecret.
 
-    What is forged counts as a send of its own, as enqueue takes it.
+    What is forged counts as a send of its own: enqueue rejects it.
     """
     own = origin_of(record.topic, record.partition, record.offset, record.timestamp)
-    if HEADER not in record.headers:
+    if not claims(record):
         return own, False
     if replays is None:
         raise NoSecret(

@@ -364,12 +364,19 @@ async def test_a_dead_letter_that_comes_again_keeps_its_origin_its_id_and_its_ti
     assert HEADER not in again.mail
 
 
-async def test_a_forged_replay_is_a_send_of_its_own() -> None:
+async def test_a_forged_replay_is_rejected_and_another_s_header_of_that_name_says_nothing() -> None:
     world = World(Replays([b"s" * 32]))
     forged = replayed(Replays([b"x" * 32]))
-    await world.give(forged)
-    assert forged.mail["origin"] == b"mail-sends/0/400/%d/0" % (NOW * 1000)
-    assert HEADER not in forged.mail
+    other = replayed(Replays([b"s" * 32]), **{HEADER: b"true"})
+    await world.give(forged, other)
+    assert forged.rejected is not None
+    assert forged.rejected[0] == "replay_unverified"
+    assert other.mail["origin"] == b"mail-sends/0/400/%d/0" % (NOW * 1000)
+    assert HEADER not in other.mail
+    without = World()
+    other = replayed(Replays([b"s" * 32]), **{HEADER: b"true"})
+    await without.give(other)
+    assert other.state == "done"
 
 
 async def test_without_a_secret_nobody_can_tell_and_nothing_is_sent_twice() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 from click.testing import CliRunner
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.codec import Record
 from streams.admin import configuration
 from streams.cli import main
+from streams.ops import ask, erase
 from streams.ops.erase import Left
 from streams.ops.person import Rows, as_dict, bound, finder, pattern, says
 from streams.settings import Settings
@@ -136,3 +139,23 @@ def test_what_is_wrong_is_said_before_anything_is_asked(arguments, secret, why):
     )
     assert found.exit_code == 2
     assert why in found.output
+
+
+def test_nobody_waits_for_their_erasure_until_every_topic_is_read(monkeypatch):
+    async def erased(*_):
+        return {"dry_run": False, "rows": {}, "erased": True, "hash": "#1.2", "event": "e", "not_deleted": {}}
+
+    async def left(*_):
+        raise OSError("broken off")
+
+    monkeypatch.setattr(erase, "_erase", erased)
+    monkeypatch.setattr(erase, "_left", left)
+    monkeypatch.setattr(ask, "reach", lambda *_: asyncio.sleep(0))
+    found = CliRunner().invoke(
+        main,
+        ["erase", ANNA, "--why", "x"],
+        env={"MAILSLUICE_SECRET": "s" * 32, "MAILSLUICE_BROKER": "127.0.0.1:1"},
+    )
+    assert found.exit_code == 1
+    assert "erased: what is left to know the address by is #1.2" in found.output
+    assert "broken off" in found.output
