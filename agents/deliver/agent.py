@@ -619,7 +619,7 @@ class Deliver:
         settings = self._settings
         for feed in list(self.feeds.feeds.values()):
             self._sweep(feed, now, wall)
-            if self._allowance.scarce or feed.chooser.groups:
+            if self._allowance.scarce(feed.key) or feed.chooser.groups:
                 self._choose(feed, now, wall)
             if len(feed) and feed.timer is None:
                 self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing

@@ -107,6 +107,7 @@ class Allowance:
         self._roads: dict[tuple[str, str, str], tuple[_Line, ...]] = {}
         self._days: set[Key] = set()
         """Limits of which each day's messages are counted."""
+        self._scarce: set[str] = set()
         self._gated: set[Key] = set()
         """Those behind a gate: only who clicked lately should get mail."""
         self._bound: set[str] = set()
@@ -149,7 +150,9 @@ class Allowance:
                 )
             line.room, line.most = _room(fact), fact.connections
             daily = fact.spent is not None and fact.spent.per_day > 0
-            (self._days.add if daily else self._days.discard)(key)
+            if daily != (key in self._days):
+                (self._days.add if daily else self._days.discard)(key)
+                self._scarce = {provider for _, _, provider in self._days}
             (self._gated.add if daily and fact.engaged_only else self._gated.discard)(key)
             if fact.kind == "dkim" and fact.provider == ALL:
                 (self._bound.add if fact.by_from else self._bound.discard)(fact.name)
@@ -278,10 +281,9 @@ class Allowance:
             )
         return tuple(found)
 
-    @property
-    def scarce(self) -> bool:
-        """Whether anything at all is counted by the day."""
-        return bool(self._days)
+    def scarce(self, provider: str) -> bool:
+        """Whether anything at all is counted by the day there."""
+        return provider in self._scarce
 
     def gated(self, provider: str, source: str) -> bool:
         """Whether only those who clicked lately should get mail from a source."""

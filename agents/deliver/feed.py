@@ -186,7 +186,7 @@ class Feeds:
 
     def come(self, mail: Mail, key: str) -> Aside | None:
         """Whether a mail whose hosts are known steps aside at once, for what its lane may send is little."""
-        if not self._allowance.scarce:  # nearly always
+        if not self._allowance.scarce(key):  # nearly always
             return None
         return self._feed(key).chooser.come(mail, self._clock())
 
@@ -203,10 +203,7 @@ class Feeds:
 
     def _names(self, mail: Mail) -> tuple[str, ...]:
         """The sources by which a mail may leave, as limits name them."""
-        if mail.sources:
-            return mail.sources
-        first, rest = self._choice.choices(mail.stream, mail.tenant, mail.provider)
-        return tuple([name or "default" for name in (*first, *rest)])
+        return mail.sources or self._choice.named(mail.stream, mail.tenant, mail.provider)
 
     def put(self, mail: Mail, key: str) -> Feed:
         """Queue a mail whose hosts are known."""
@@ -214,7 +211,8 @@ class Feeds:
         if mail.urgent:
             feed.urgent_at = self._monotonic()
         (feed.urgent if mail.urgent else feed.bulk).append(mail)
-        if feed.timer is None or feed.idle:
+        # What the timer waits for may hold bulk mail alone (its share of the rate, its limits).
+        if feed.timer is None or feed.idle or (mail.urgent and len(feed.urgent) == 1):
             self.pump(feed)
         return feed
 
@@ -369,7 +367,7 @@ class Feeds:
         found = [*first[n:], *first[:n], *rest[m:], *rest[:m]]
         # A day's warm-up budget that is not used carries nothing over; what is beyond it goes out on the others.
         found.sort(key=lambda name: not self._allowance.counts(feed.key, name or "default"))
-        if mail.cohort > OPENED and self._allowance.scarce:
+        if mail.cohort > OPENED and self._allowance.scarce(feed.key):
             # The most engaged make a new address's name; the others use it only where its day would be left unused.
             wall = self._clock()
             known = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from agents import Out
 from agents.deliver.allowance import Allowance
@@ -13,6 +14,9 @@ from schemas.codec import encode
 from schemas.lane_report import MOST_CAMPAIGNS, MOST_FROMS, CampaignCount, LaneReport, Reply, Used
 from schemas.outcome import Outcome
 from schemas.reply import Meaning
+
+if TYPE_CHECKING:
+    from agents.deliver.feed import Feed
 
 HEADERS = {"type": b"lane_report", "version": b"1"}
 Key = tuple[str, str, str]
@@ -99,21 +103,21 @@ class Reports:
     def send(self, mails: Iterable[Mail], partitions: int, pool: Pool) -> None:
         """Publish the second's reports: every lane with work or within ``QUIET`` seconds of it."""
         now = self._monotonic()
-        waiting: Counter[Key] = Counter()
-        busy: Counter[Key] = Counter()
+        waits: Counter[tuple[Feed, str]] = Counter()
+        full: set[Feed] = set()
         froms: Counter[tuple[str, str]] = Counter()
-        sources = self._sources()
         for mail in mails:
-            if mail.feed is not None and mail.feed.busy:
-                for (source, dkim), count in mail.feed.busy.items():
-                    busy[(mail.feed.key, source, dkim)] = count
-                mail.feed.busy.clear()
-            if mail.feed is not None and mail.stage == "waiting":
+            feed = mail.feed
+            if feed is None:
+                continue
+            if feed.busy:
+                full.add(feed)
+            if mail.stage == "waiting":
+                waits[feed, mail.dkim] += 1
                 name = self._allowance.by_from(mail.dkim, mail.author)
                 if name:
                     froms[(mail.dkim, name)] += 1
-                for source in sources:  # it may go from any of them
-                    waiting[(mail.feed.key, source, mail.dkim)] += 1
+        waiting, busy = self._by_key(waits, full)
         for dkim, name in froms:
             self._work(dkim, name, now)
         for key in (*waiting, *self._sums):
@@ -128,6 +132,21 @@ class Reports:
             used = self._allowance.used(*key, now) + authors.pop(key[2], ())
             found = self._sums.pop(key) if key in self._sums else _Sum()
             self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool, used))
+
+    def _by_key(self, waits: Counter[tuple[Feed, str]], full: set[Feed]) -> tuple[Counter[Key], Counter[Key]]:
+        """(mails that wait: they may go from any of the sources; times that all connections were busy). There are
+        thousands of mails, and few feeds."""
+        waiting: Counter[Key] = Counter()
+        busy: Counter[Key] = Counter()
+        sources = self._sources()
+        for (feed, dkim), count in waits.items():
+            for source in sources:
+                waiting[(feed.key, source, dkim)] = count
+        for feed in full:
+            for (source, dkim), count in feed.busy.items():
+                busy[(feed.key, source, dkim)] = count
+            feed.busy.clear()
+        return waiting, busy
 
     def _work(self, dkim: str, name: str, now: float) -> None:
         self._froms[(dkim, name)] = (now, self._froms.get((dkim, name), (0.0, 0.0))[1])

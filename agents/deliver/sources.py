@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 ProxyKind = Literal["socks5", "proxy-v1", "proxy-v2"]
 Family = Literal["ipv4", "ipv6"]
+MOST_CHOICES = 10_000
+"""Streams, tenants and providers whose sources are kept at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Sources:
         self.pools = len(pools)
         self._pools, self._prefer, self._providers = tuple(pools), prefer, dict(providers or {})
         self._choices: dict[tuple[str, str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._named: dict[tuple[str, str, str], tuple[str, ...]] = {}
 
     def become(self, other: Sources) -> None:
         """What ``other`` says from now on. Those that are gone send nothing more; mail that is on its way from them
@@ -98,7 +101,7 @@ class Sources:
         self.by_name = {**self.by_name, **other.by_name}
         self.names, self.pools = other.names, other.pools
         self._pools, self._prefer, self._providers = other._pools, other._prefer, other._providers
-        self._choices = {}
+        self._choices, self._named = {}, {}
 
     def of(self, name: str) -> Source:
         """The source of that name."""
@@ -117,12 +120,23 @@ class Sources:
         key = (stream, tenant, provider)
         found = self._choices.get(key)
         if found is None:
-            if len(self._choices) > 10_000:
+            if len(self._choices) > MOST_CHOICES:
                 self._choices.clear()
             names = self._pool(stream, tenant)
             wanted = self.preferred(provider)
             first = tuple(n for n in names if self.by_name[n].family in (None, wanted))
             found = self._choices[key] = (first, tuple(n for n in names if n not in first))
+        return found
+
+    def named(self, stream: str, tenant: str, provider: str) -> tuple[str, ...]:
+        """All sources of ``choices``, as limits name them: the same object each time, for what is looked at often."""
+        key = (stream, tenant, provider)
+        found = self._named.get(key)
+        if found is None:
+            if len(self._named) > MOST_CHOICES:
+                self._named.clear()
+            first, rest = self.choices(*key)
+            found = self._named[key] = tuple([name or "default" for name in (*first, *rest)])
         return found
 
     def family(self, name: str) -> Family | None:

@@ -123,6 +123,6 @@ def test_a_plan_that_is_over_lets_everything_go() -> None:
         days.fed(days.shaper.adopt(replace(SETTINGS, plans={}, named={}), made.clock()))
         await days.pass_time(6 * 3600.0)  # cohort 4 looks again after 5 hours
         assert len(made.broker.outcomes()) == 500
-        assert not made.allowance.scarce
+        assert not made.allowance.scarce("gmx")
 
     virtual(story())

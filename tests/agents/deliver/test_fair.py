@@ -382,3 +382,23 @@ def test_bulk_mail_that_hangs_before_its_dot_makes_way_for_transactional_mail(co
         assert {outcome.attempt for outcome in outcomes} == {1}
 
     virtual(story())
+
+
+def test_transactional_mail_does_not_wait_for_what_holds_back_bulk_mail_alone() -> None:
+    async def story() -> None:
+        made = GateTwo(Broker(), Servers(), rate=Rate(0.5, 3, 1000, 0.0, ""))
+        await made.agent.assigned(0)
+        await transactional(made, "first")
+        await made.ticks(3)
+        await made.take(*(mail(f"b{n}", "x@b.example", topic="mail-lane-gmx") for n in range(9)))
+        count = len(made.broker.outcomes())
+        while len(made.broker.outcomes()) == count:
+            await asyncio.sleep(0.01)
+        # The next message may go 2.0 s after it; the next bulk mail, at 0.9 of the rate, 2.2 s after it.
+        await asyncio.sleep(2.08)
+        assert len(made.broker.outcomes()) == count + 1
+        await transactional(made, "second")
+        await asyncio.sleep(0.03)
+        assert made.broker.outcomes("second")
+
+    virtual(story())

@@ -169,3 +169,14 @@ def test_a_lane_without_work_reports_for_ten_seconds_more():
         seconds += 1
         assert seconds < 20
     assert seconds == 11
+
+
+def test_who_waits_may_go_from_any_source_and_busy_connections_are_told_also_when_nobody_waits() -> None:
+    desk = Desk("s1", "s2")
+    waiting = [desk.mail(f"w{n}", "gmx", "") for n in range(3)]
+    assert {(r.source, r.waiting, r.busy) for r in desk.send(*waiting)} == {("s1", 3, 0), ("s2", 3, 0)}
+    desk.feeds["gmx"].busy["s2", "a.example"] += 4
+    for mail_ in waiting:
+        mail_.stage = "sending"
+    assert {(r.source, r.waiting, r.busy) for r in desk.send(*waiting)} == {("s1", 0, 0), ("s2", 0, 4)}
+    assert {(r.source, r.waiting, r.busy) for r in desk.send(*waiting)} == {("s1", 0, 0), ("s2", 0, 0)}
