@@ -350,11 +350,7 @@ class Runner(ConsumerRebalanceListener):
             return room, True
         stage = self.stage
         shares = [share for share in self._shares.values() if share.task is not None and not share.stopping]
-        # One bound for all lines: each may fill it alone, and when it is full each still has its part.
-        held = [line.in_work_bytes for share in shares for line in share.lines.values()]
-        limit = self.settings.window_bytes
-        if sum(held) >= limit:
-            limit //= len(held)
+        full, part = self._full(shares)
         waits = False
         for share in shares:
             queue = share.urgent if reader is self._swift else share.bulk
@@ -362,11 +358,26 @@ class Runner(ConsumerRebalanceListener):
             for line in share.lines.values():
                 if line.reader is not reader:
                     continue
-                if crowded or line.alone or line.mark.span >= stage.window or line.in_work_bytes >= limit:
+                beyond = line.name in full and line.in_work_bytes >= part
+                if crowded or line.alone or line.mark.span >= stage.window or beyond:
                     waits = True
                 else:
                     room.append(line.tp)
         return room, waits
+
+    def _full(self, shares: list[Share]) -> tuple[set[str], int]:
+        """Topics that hold all of the window that they may, and the bytes that each of their lines may hold still.
+
+        A topic may hold as much as it leaves free: one alone the half, the next a quarter; n that grow together a
+        part in n + 1 each. So a lane that stands still leaves the others their pace, and their mail its fairness.
+        """
+        held = dict.fromkeys(self._in, 0)
+        lines = [line for share in shares for line in share.lines.values()]
+        for line in lines:
+            held[line.name] += line.in_work_bytes
+        window = self.settings.window_bytes
+        free = window - sum(held.values())
+        return {name for name, size in held.items() if size >= free}, window // max(1, len(lines))
 
     def _next_suspect(self, reader: AIOKafkaConsumer) -> Line | None:
         """The line whose next record is to be tried alone: one record in the whole process, in turns, so

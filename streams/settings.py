@@ -41,9 +41,9 @@ class Settings:
     """Bytes of the largest record that a stage writes."""
     linger: float = 0.005
     """Seconds the producer waits to fill a batch."""
-    window_bytes: int = 32_000_000
-    """Bytes in work before a stage stops reading; each partition may have its equal part of them whatever the others
-    hold, so that at most twice as much is held."""
+    window_bytes: int = 48_000_000
+    """Bytes in work before a stage stops reading. A topic may have as many as it leaves free (the half, alone);
+    each partition may have its equal part whatever the others hold, so that at most twice as much is held."""
     drain: float = 5.0
     """Seconds a stage may take to settle on a rebalance."""
     deliver_drain: float = 10.0
