@@ -276,7 +276,8 @@ class Deliver:
         elif not hosts.hosts:
             self._defer(mail, "dns", "nobody answered for the domain's mail hosts", "dns")
         else:
-            mail.goes_to(hosts, requires)
+            # A TLS report, the only mail without a campaign, gets through to those whose TLS fails (RFC 8460 section 3).
+            mail.goes_to(hosts, requires if mail.campaign else ())
             mail.provider = provider_of(hosts.names)
             key = mail.provider or site_of(hosts.names)
             aside = self.feeds.come(mail, key)

@@ -20,18 +20,27 @@ from tests.support.stories import Story
 PROVIDERS = """
 [records."_smtp._tls.gmail.test"]
 TXT = "v=TLSRPTv1; rua=mailto:tls-reports@gmail.test"
+[records."_smtp._tls.strict.test"]
+TXT = "v=TLSRPTv1; rua=mailto:tls-reports@strict.test"
+[providers.strict]
+domains = ["strict.test"]
+mx = ["mx1.strict.test-lab.example"]
+address = "127.0.0.13"
+share = 0.2
+rate = 1000
+starttls = false
 [providers.gmail]
 domains = ["gmail.test"]
 mx = ["mx1.gmail.test-lab.google.com"]
 address = "127.0.0.11"
-share = 0.5
+share = 0.4
 rate = 1000
 connections = 100
 [providers.bare]
 domains = ["bare.test"]
 mx = ["mx1.bare.test-lab.example"]
 address = "127.0.0.12"
-share = 0.5
+share = 0.4
 rate = 1000
 starttls = false
 """
@@ -41,19 +50,26 @@ starttls = false
 async def test_a_day_is_told_to_who_asks_for_it(embedded_broker, prefix, tmp_path):
     providers = tmp_path / "providers.toml"
     providers.write_text(PROVIDERS)
-    async with Story(embedded_broker, prefix, tmp_path, providers=providers) as story:
+    delivery = tmp_path / "delivery.toml"
+    delivery.write_text('[tls]\ndefault = "opportunistic"\ndomains = { "strict.test" = "require" }\n')
+    async with Story(embedded_broker, prefix, tmp_path, providers=providers, delivery=delivery) as story:
         settings = story.scene.settings
         today = datetime.now(UTC).strftime("%Y-%m-%d")
         await story.campaign()
         await story.send(*(f"a{n}@{domain}" for n in range(12) for domain in ("gmail.test", "bare.test")))
-        found = await story.settled(40, 24)
-        assert found.counts["delivered"] == 24, story.logs()
+        await story.send("s@strict.test")
+        await story.until(
+            "mail-outcomes", lambda records: sum(b'"delivered"' in m.value for m in records) >= 24
+        )
+        await story.until("mail-outcomes", lambda records: any(b"tls_required" in m.value for m in records))
         words = ["report", "tls", "--day", today]
         shown = await asyncio.to_thread(
             CliRunner().invoke, main, [*words, "--json"], env=settings.environment()
         )
         rows = {row["domain"]: row for row in json.loads(shown.stdout)["domains"]}
-        assert set(rows) == {"gmail.test", "bare.test"}
+        assert set(rows) == {"gmail.test", "bare.test", "strict.test"}
+        assert rows["strict.test"]["good"] == 0
+        assert set(rows["strict.test"]["results"]) == {"starttls-not-supported"}
         assert rows["gmail.test"]["failed"] == 0
         assert 1 <= rows["gmail.test"]["good"] <= 12
         assert rows["bare.test"]["good"] == 0
@@ -63,12 +79,13 @@ async def test_a_day_is_told_to_who_asks_for_it(embedded_broker, prefix, tmp_pat
         us = Reporter("Lakeside", "mail@shop.example", DOMAIN)
         day = await read_day(settings, today)
         made = await make(settings, day, us, resolver, None, day.names())
-        assert [one.domain for one in made] == ["gmail.test"]
+        assert [one.domain for one in made] == ["gmail.test", "strict.test"]
         before = await story.theirs()
         for _ in range(2):
-            assert await send(settings, made, f"tlsrpt@{DOMAIN}", us, resolver, time.time()) == 1
+            assert await send(settings, made, f"tlsrpt@{DOMAIN}", us, resolver, time.time()) == 2
+        # Also to the domain that mail must not reach without TLS: it is to hear of it.
         await story.until(
-            "mail-outcomes", lambda records: any(b"tls-reports@gmail.test" in m.value for m in records)
+            "mail-outcomes", lambda records: sum(b"tls-reports@" in m.value for m in records) >= 2
         )
         await asyncio.sleep(2)
         ends = [
@@ -76,6 +93,5 @@ async def test_a_day_is_told_to_who_asks_for_it(embedded_broker, prefix, tmp_pat
             for m in await story.records("mail-outcomes")
             if (one := json.loads(m.value))["to"].startswith("tls-reports")
         ]
-        assert [(one["state"], one["dkim"]) for one in ends] == [("delivered", DOMAIN)], ends
-        assert (await story.theirs())["distinct"] == before["distinct"] + 1
-        assert (await story.settled()).balanced
+        assert [(one["state"], one["dkim"]) for one in ends] == 2 * [("delivered", DOMAIN)], ends
+        assert (await story.theirs())["distinct"] == before["distinct"] + 2

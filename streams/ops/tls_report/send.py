@@ -1,6 +1,7 @@
 """Reads a day from the journal, asks DNS who wants to know, and writes the reports' mails onto their way.
 
-A report has no send: it is written behind screen, as a rendered mail, and sign and deliver treat it as any other.
+A report has no send: it is written behind screen, as a rendered mail, and sign and deliver treat it as any other,
+but that deliver asks for no TLS where the report may say that there is none.
 Its id is that of its day and domain, so that gate two drops it when the same day is reported once more.
 """
 

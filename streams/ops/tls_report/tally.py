@@ -100,7 +100,9 @@ class Day:
 
 def told_by(outcome: Outcome) -> tuple[PolicyType, str] | None:
     """(policy, result type or "" for a good one) of an attempt that a connection was made for; else None."""
-    if not outcome.opened:
+    if not (
+        outcome.opened and outcome.campaign
+    ):  # without a campaign it is a report itself: it does not count
         return None
     if outcome.phase == "starttls" and outcome.state in ("deferred", "expired"):
         policy = _BY.get(outcome.reason, "no-policy-found")

@@ -29,6 +29,7 @@ def outcome(security: str = "verified", asked: str = "", to: str = "a@x.example"
         "mx": "mx1.x.example",
         "source": "192.0.2.1",
         "opened": True,
+        "campaign": "c",
     } | more
     return Outcome(id="1", attempt=1, to=to, security=security, asked=asked, **values)  # type: ignore[arg-type]
 
@@ -65,6 +66,8 @@ def refused(reason: str, why: str) -> Outcome:
         (outcome("sts", "sts", opened=False), None),
         (outcome("", state="deferred", phase="connect", reply="no connection within 30 s"), None),
         (outcome("", state="bounced", phase="rcpt"), None),
+        # A report itself.
+        (outcome(campaign=""), None),
     ],
 )  # fmt: skip
 def test_what_an_attempt_says_of_tls(found, wanted):
