@@ -32,7 +32,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Pseudonyms:
     """Keyed hashes of normalised addresses. The first secret makes them, all are looked under: a secret under which
-    somebody was erased has to stay in the list, else they get mail again."""
+    somebody was erased has to stay in the list, retired or not, else they get mail again."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         keys = [blake2b(secret, digest_size=64, person=b"mailsluice-erase").digest() for secret in secrets]

@@ -211,7 +211,7 @@ class App:
 
     def _states(self, stage: Stage, topic: str, follower: Follower, **options: Any) -> StateFiles:
         if topic == "mail-suppressions" and self.settings.secret:
-            options["hash_keys"] = Pseudonyms(self.settings.secrets()).known
+            options["hash_keys"] = Pseudonyms(self.settings.hash_secrets()).known
         if KNOWN[topic].kept == "compact":
             options["unattended"] = UNATTENDED
         files = StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
@@ -245,7 +245,7 @@ class App:
     def _names(self) -> Callable[[str], tuple[str, ...]]:
         """The keyed hashes of an address; asked for only where somebody was erased."""
         if self.settings.secret:
-            return Pseudonyms(self.settings.secrets()).of
+            return Pseudonyms(self.settings.hash_secrets()).of
 
         def unknown(address: str) -> tuple[str, ...]:
             why = "people were erased, and are known again only by MAILSLUICE_SECRET, which is not set here"

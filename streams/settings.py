@@ -103,6 +103,9 @@ class Settings:
     """Directory of the DKIM keys (see ``mailsluice dkim``)."""
     secret: str = ""
     """Secret of the tokens, at least 32 characters; several separated by commas: the first mints."""
+    retired_secrets: str = ""
+    """Secrets that are no longer accepted, separated by commas: who was erased under one is known by its hash still,
+    and would get mail again without it."""
     base_url: str = "http://127.0.0.1:8025"
     """Public base URL of the HTTP edge."""
     return_domain: str = "bounces.localhost.test"
@@ -147,8 +150,12 @@ class Settings:
         return self.prefix + name
 
     def secrets(self) -> list[bytes]:
-        """The secrets of tokens and hashes: the first makes them, all are accepted."""
-        return [part.encode() for part in self.secret.split(",") if part]
+        """The secrets of tokens and replays: the first makes them, all are accepted."""
+        return _parts(self.secret)
+
+    def hash_secrets(self) -> list[bytes]:
+        """Those of the hashes of erased people (``schemas.erasure``): retired ones too."""
+        return [*self.secrets(), *_parts(self.retired_secrets)]
 
     def environment(self) -> dict[str, str]:
         """The variables that make these settings again (for child processes)."""
@@ -159,6 +166,10 @@ class Settings:
             if item.name != "extra" and value != getattr(default, item.name):
                 found[variable(item.name)] = as_text(value)
         return found
+
+
+def _parts(secrets: str) -> list[bytes]:
+    return [part.encode() for part in secrets.split(",") if part]
 
 
 def variable(name: str) -> str:
@@ -202,8 +213,12 @@ def _check(settings: Settings) -> list[str]:
     grow = all(0 < shorter < longer < math.inf for shorter, longer in pairwise(rungs))
     if len(rungs) != 4 or not grow:
         faults.append("MAILSLUICE_RUNGS must be 4 growing lengths in seconds")
-    if settings.secret and min(len(s) for s in settings.secret.split(",")) < 32:
-        faults.append("MAILSLUICE_SECRET: each secret needs at least 32 characters")
+    for name in ("secret", "retired_secrets"):
+        value = getattr(settings, name)
+        if value and min(len(s) for s in value.split(",")) < 32:
+            faults.append(f"{variable(name)}: each secret needs at least 32 characters")
+    if settings.retired_secrets and not settings.secret:
+        faults.append("MAILSLUICE_RETIRED_SECRETS needs MAILSLUICE_SECRET, the one that is in use")
     if settings.profile not in ("production", "demo"):
         faults.append("MAILSLUICE_PROFILE must be production or demo")
     for name in (

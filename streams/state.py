@@ -390,7 +390,7 @@ class StateFiles:
         if lost:
             log.error(
                 "%s/%d: people were erased under secrets that are not set any more (%s): they would get mail again. "
-                "Put the old secrets back, at the end of MAILSLUICE_SECRET",
+                "Put the old secrets into MAILSLUICE_RETIRED_SECRETS",
                 self._topic,
                 partition,
                 ", ".join(sorted(lost)),

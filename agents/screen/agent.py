@@ -127,6 +127,7 @@ class Screen:
             task = asyncio.create_task(self._forget(erasures, state, partition))
             self._forgetting.setdefault(partition, set()).add(task)
             task.add_done_callback(self._forgetting[partition].discard)
+            task.add_done_callback(partial(_forgot, erasures))
 
     async def _forget(self, tickets: Sequence[Ticket], state: State, partition: int) -> None:
         """Delete the rows that name people who were erased. Who was is in the suppressions by now: of them no such
@@ -310,6 +311,13 @@ class Screen:
             suggestion=suggestion,
         )
         return Out("mail-events", encode(event), _EVENT, event.id.encode(), partition)
+
+
+def _forgot(tickets: Sequence[Ticket], task: asyncio.Task[None]) -> None:
+    """Nobody awaits the task: records that it leaves unfinished would hold the partition's commits for ever."""
+    error = None if task.cancelled() else task.exception()
+    for ticket in tickets if error is not None else ():
+        ticket.reject("bug", f"{type(error).__name__}: {error}")
 
 
 def _person(key: bytes) -> bytes:

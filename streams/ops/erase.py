@@ -66,7 +66,7 @@ def _person(address: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
         raise click.UsageError(
             "MAILSLUICE_SECRET is not set: who was erased is known by a hash that needs it. Give the workers' own"
         )
-    return to, Pseudonyms(settings.secrets()).of(to)
+    return to, Pseudonyms(settings.hash_secrets()).of(to)
 
 
 async def _scan(settings: Settings, to: str, partitions: int) -> Left:

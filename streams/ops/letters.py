@@ -91,8 +91,8 @@ class Letter:
 
     @property
     def of_flow(self) -> bool:
-        """Whether it is a mail behind enqueue."""
-        return self.was.topic.startswith(FLOW)
+        """Whether it is a mail behind enqueue; an order to forget somebody, which goes the same way, is none."""
+        return self.was.topic.startswith(FLOW) and self.was.headers.get("type") != b"erasure"
 
     @property
     def of_sends(self) -> bool:

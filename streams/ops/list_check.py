@@ -233,13 +233,13 @@ class Gathered:
         if not marketing:
             return Person(line, who, "")
         rule = rules.of(self.tenant, self.stream)
+        consent = contact.consent
+        seen = tracked or (consent is not None and (consent.opens or consent.clicks))
         if rule.asks:
             said = agreed(read_standing(next(iter(known["mail-consents"]), b"{}")), rule, now)
             if said.refusal:
                 return Person(line, who, "no_consent", said.refusal)
-            tracked = bool(said.letters) if said.letters is not None else tracked
-        consent = contact.consent
-        seen = tracked or (consent is not None and (consent.opens or consent.clicks))
+            seen = bool(said.letters) if said.letters is not None else seen
         verdict = judge(who, self.tenant, contact, seen, (), screening, now)
         found.warned.update(verdict.warned)
         return Person(line, who, verdict.reason, verdict.detail, verdict.suggestion)

@@ -172,7 +172,7 @@ def check(
         raise click.UsageError(str(error)) from None
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     with tempfile.TemporaryDirectory(prefix="mailsluice-") as home:
-        names = Pseudonyms(settings.secrets()).of if settings.secret else lambda address: ()
+        names = Pseudonyms(settings.hash_secrets()).of if settings.secret else lambda address: ()
         gathered = Gathered(Path(home), tenant, stream, names)
         try:
             gathered.read(iter(partial(text.readline, LONGEST_LINE), ""), found)

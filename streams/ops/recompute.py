@@ -282,7 +282,7 @@ class _Partition:
 
 def _names(settings: Settings) -> Callable[[str], tuple[str, ...]]:
     # Without a secret the hashes cannot be told: they differ, and that is told.
-    return Pseudonyms(settings.secrets()).of if settings.secret else lambda address: ("#",)
+    return Pseudonyms(settings.hash_secrets()).of if settings.secret else lambda address: ("#",)
 
 
 def _imported(topic: str, value: bytes) -> bool:

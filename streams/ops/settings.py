@@ -18,7 +18,7 @@ from rich.text import Text
 from streams.ops.ask import as_json, console, echo_json
 from streams.settings import BadSettings, Settings, as_text, load, variable
 
-SECRET = ("secret",)
+SECRET = ("secret", "retired_secrets")
 """Fields whose value is never shown."""
 STANDS_ON = (
     "aiokafka",

@@ -217,7 +217,7 @@ async def rows_in(table: Table[T], settings: Settings, address: str) -> list[T]:
     """Every row of an address, and of its hashes where it was erased; the newest of each key. Raises Malformed."""
     to = normalise(address).key
     partitions = (await check(settings)).partitions
-    hashes = Pseudonyms(settings.secrets()).of(to)
+    hashes = Pseudonyms(settings.hash_secrets()).of(to)
     prefix, found = tuple(f"{name}|".encode() for name in (to, *hashes)), dict[bytes, T]()
     async with aclosing(read_to_end(settings, [(table.topic, partition_of(to, partitions))])) as records:
         async for record in records:

@@ -53,7 +53,7 @@ async def test_bad_records_go_to_the_dead_letters_as_they_came_and_the_others_go
     await put(
         settings,
         Out("toy-in", b"good 1", {}, None, 0),
-        Out("toy-in", b"reject", {"a": b"1", "dlq_reason": b"an old one"}, b"key", 0),
+        Out("toy-in", b"reject", {"a": b"1", "dlq_reason": b"an old one", "dlq_cut": b"5"}, b"key", 0),
         Out("toy-in", b"raise", {}, None, 0),
         Out("toy-in", None, {"b": b""}, b"key only", 0),
         Out("toy-in", b"header", {"long": long, "a": b"1"}, None, 0),

@@ -43,6 +43,18 @@ def test_every_fault_is_in_one_error():
     assert text.count(";") == 13
 
 
+def test_a_retired_secret_is_good_for_hashes_alone():
+    one, old = "a" * 32, "b" * 32
+    settings = load({"MAILSLUICE_SECRET": one, "MAILSLUICE_RETIRED_SECRETS": old})
+    assert (settings.secrets(), settings.hash_secrets()) == ([one.encode()], [one.encode(), old.encode()])
+    for bad in (
+        {"MAILSLUICE_RETIRED_SECRETS": old},
+        {"MAILSLUICE_SECRET": one, "MAILSLUICE_RETIRED_SECRETS": "short"},
+    ):
+        with pytest.raises(BadSettings, match="MAILSLUICE_RETIRED_SECRETS"):
+            load(bad)
+
+
 def test_rungs_are_four_and_grow():
     for rungs in ("1,2,3", "1,2,3,3", "0,1,2,3", "1,2,3,inf", "nan,1,2,3", "1,2,3,4,5"):
         with pytest.raises(BadSettings, match="MAILSLUICE_RUNGS"):

@@ -122,3 +122,15 @@ async def test_a_partition_that_goes_leaves_the_order_to_the_next_owner():
     await made.agent.revoked(0)
     await asyncio.sleep(0)
     assert not ticket.said_done
+
+
+async def test_what_cannot_be_forgotten_is_a_dead_letter_and_holds_nobody_up():
+    made = await world()
+
+    async def broken():
+        raise RuntimeError("no such partition")
+
+    made.suppressed.to_end = broken
+    (ticket,) = order(TO)
+    await made.take(ticket)
+    assert ticket.rejected == ("bug", "RuntimeError: no such partition")

@@ -208,6 +208,14 @@ def test_what_cannot_work_is_refused_with_its_reason(letter: Letter, code: str |
     assert found is None or len(found[1]) > 15
 
 
+def test_an_order_to_forget_somebody_comes_again_as_it_came() -> None:
+    was = Record("mail-enqueued", 2, 5, 1, b"k", b"{}", {"type": b"erasure", "version": b"1"})
+    letter = died(was, "screen")
+    assert refusal(letter, None, P, NOW) is None
+    out = again(letter, None)
+    assert (out.topic, out.partition, out.headers) == (was.topic, was.partition, was.headers)
+
+
 def test_a_verdict_ends_its_mail_also_after_its_time() -> None:
     ended = verdict(mail(expires=NOW - 1).was.headers, "expired", "while_waiting")
     letter = died(Record("mail-lane-gmx", 2, 5, 0, None, None, ended), "deliver")

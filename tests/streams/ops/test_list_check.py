@@ -19,6 +19,7 @@ from schemas.contact import Contact
 from schemas.erasure import Pseudonyms
 from schemas.hosts import NO_DOMAIN, NULL_MX, UNKNOWN, MailHosts, MxHost
 from schemas.identity import partition_of
+from schemas.send import Consent
 from schemas.suppression import Suppression
 from streams.app import screening_of
 from streams.cli import main
@@ -153,6 +154,31 @@ def test_screen_s_rules_and_consents_say_what_they_would_say_of_a_mail(tmp_path:
     }
     assert people["anna@gmial.com"].suggestion == "anna@gmail.com"
     assert found.suggestions == {"gmail.com": 1}
+
+
+def test_who_may_be_seen_to_read_is_a_matter_of_record_where_tracking_needs_a_consent(tmp_path: Path) -> None:
+    silent = contact(
+        "a@x.test",
+        delivered=99,
+        first_seen=NOW - 900 * DAY,
+        last_delivered=NOW - DAY,
+        recent=tuple(int(NOW - n * 40 * DAY) for n in range(1, 20)),
+        consent=Consent(opens=True),
+    )
+    rules = ConsentRules({("t", "marketing"): ConsentRule(tracking="consent")})
+    screening = screening_of(Settings())
+    verdicts = []
+    for number, (asked, rows) in enumerate(
+        [
+            (ConsentRules(), []),
+            (rules, []),
+            (rules, [StreamConsent(tenant="t", to="a@x.test", state="granted", tracking="o")]),
+        ]
+    ):
+        (home := tmp_path / str(number)).mkdir()
+        _, people = check(home, "to\na@x.test\n", silent, *rows, screening=screening, rules=asked)
+        verdicts.append(people["a@x.test"].verdict)
+    assert verdicts == ["dormant", "", "dormant"]
 
 
 def test_engagement_cohorts(tmp_path: Path) -> None:

@@ -48,6 +48,21 @@ def test_another_address_is_not(text):
     assert not finder(ANNA)(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"anna+shop@example.org", b"?to=Anna%2Bshop%40example.org", b'"anna\\u002Bshop@example.org"', b"anna%2bshop@Example.org"],
+)  # fmt: skip
+def test_a_tag_is_found_however_links_and_json_spell_it(text):
+    assert finder("anna+shop@example.org")(text)
+    assert not finder(ANNA)(text)
+    assert not finder("shop@example.org")(text.replace(b"%2", b"-%2").replace(b"\\", b"-\\"))
+
+
+def test_a_local_part_without_letters_is_found():
+    assert finder("+'_@example.org")(b"<+'_@example.org>")
+    assert not finder("+'_@example.org")(b"<'_@example.org>")
+
+
 def test_a_domain_of_other_letters_is_found_in_every_spelling():
     wanted = pattern("anna@xn--bcher-kva.example")
     for text in ("anna@bücher.example", '"anna@b\\u00fccher.example"', "anna@xn--bcher-kva.example"):
