@@ -11,9 +11,9 @@ import msgspec
 from agents import Out, Reject, Stage, State, States, Ticket, View
 from agents.deliver.allowance import Allowance
 from agents.deliver.attempt import Attempt
-from agents.deliver.choose import Steps
+from agents.deliver.choose import Steps, share
 from agents.deliver.connect import ConnectFailed
-from agents.deliver.feed import IN_THE_WAY, Feed, Feeds
+from agents.deliver.feed import IN_THE_WAY, OFTEN_ENOUGH, Feed, Feeds
 from agents.deliver.holds import Holds
 from agents.deliver.job import Mail
 from agents.deliver.journal import Journal
@@ -618,10 +618,11 @@ class Deliver:
         """Once a second: expired heads leave, waiters in shared lanes step aside, slow starts stop blocking."""
         now, wall = self._monotonic(), self._clock()
         settings = self._settings
+        most = share(feed.chooser for feed in self.feeds.feeds.values())
         for feed in list(self.feeds.feeds.values()):
             self._sweep(feed, now, wall)
             if self._allowance.scarce(feed.key) or feed.chooser.groups:
-                self._choose(feed, now, wall)
+                self._choose(feed, now, wall, most)
             if len(feed) and feed.timer is None:
                 self.feeds.pump(feed)  # whatever it waited for: a look a second costs nothing
             waits_at = self.feeds.urgent_waits(feed, now) if len(feed.urgent) else None
@@ -648,18 +649,20 @@ class Deliver:
             and mail.stage == "sending"
             and mail.source == source
             and not (mail.urgent or mail.intended)
+            and mail.gave_way < OFTEN_ENOUGH
             and now - mail.began >= IN_THE_WAY
             and mail.session is not None
             and not mail.session.past_dot
         ]
         if slow:
-            session = min(slow, key=lambda mail: mail.began).session
-            assert session is not None
-            session.give_up()
+            mail = min(slow, key=lambda mail: mail.began)
+            assert mail.session is not None
+            mail.gave_way += 1
+            mail.session.give_up()
 
-    def _choose(self, feed: Feed, now: float, wall: float) -> None:
+    def _choose(self, feed: Feed, now: float, wall: float, most: int) -> None:
         """Keep what may go today, the most engaged first; the rest steps aside."""
-        asides, copies, changed = feed.chooser.look(feed.bulk, wall, now)
+        asides, copies, changed = feed.chooser.look(feed.bulk, wall, now, most)
         for aside in asides:
             self._aside(aside.mail, aside.due - wall, held=aside.why)
         for mail in copies:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from typing import NamedTuple
 
 from agents.deliver.allowance import Little
@@ -34,11 +33,13 @@ CLICKED, OPENED = 0, 1
 NONE = 5
 """Beyond all cohorts."""
 MOST = 2000
-"""Mails that a feed keeps for a DKIM domain and its sources, and"""
+"""Mails that a feed keeps for a DKIM domain and its sources (a group)."""
 MOST_BYTES = 32_000_000
-"""bytes of their bodies."""
-AT_ONCE = 1000
-"""Mails that step aside in one look of a feed: each costs some 50 us."""
+"""Bytes of all mail that is kept in a process (twice as many at worst): it is in no window any more."""
+EACH = 6_144
+"""Bytes that a mail takes beside its body (as in ``streams.runner``)."""
+AT_ONCE = 250
+"""Mails that step aside in one look of a feed: each costs some 50 us, and nothing is sent meanwhile."""
 SETTLED = 2.0
 """Seconds after which a mail that is kept is copied to the ladder."""
 
@@ -72,11 +73,15 @@ class Group:
     little: Little
     waiting: int = 0
     cut: int = NONE
+    size: int = 0
+    """Bytes of what is kept."""
+    fits: int = MOST
+    """Mails that were kept when their bytes were the limit."""
 
     @property
     def room(self) -> int:
         """Mails that are kept."""
-        return min(MOST, self.little.left)
+        return min(self.fits, self.little.left)
 
     def closed(self, mail: Mail) -> bool:
         """Whether the gate is closed for a mail."""
@@ -123,9 +128,11 @@ class Chooser:
         mail.rank = rank
         return None
 
-    def look(self, mails: Iterable[Mail], now: float, mono: float) -> tuple[list[Aside], list[Mail], bool]:
+    def look(
+        self, mails: Iterable[Mail], now: float, mono: float, most: int = MOST_BYTES
+    ) -> tuple[list[Aside], list[Mail], bool]:
         """Once a second over all bulk mail of the feed: (what steps aside, what is to be copied to the ladder,
-        whether ranks have changed)."""
+        whether ranks have changed). ``most``: bytes that a group may keep (``share``)."""
         found: dict[Key, list[Mail]] = {}
         for mail in mails:
             if mail.cohort >= 0 and mail.stage == "waiting" and not mail.intended:
@@ -145,8 +152,9 @@ class Chooser:
                 group = self.groups[key] = Group(little)
             group.little = little
             changed |= _ranked(mine, True)
-            kept, over = _chosen(group, mine)
+            kept, over = _chosen(group, mine, most)
             group.waiting = len(kept)
+            group.size = sum(len(mail.body) + EACH for mail in kept)
             group.cut = (
                 max((mail.rank for mail in kept), default=0) if over or len(kept) >= group.room else NONE
             )
@@ -156,18 +164,23 @@ class Chooser:
         return asides, copies, changed
 
 
-def _chosen(group: Group, mails: list[Mail]) -> tuple[list[Mail], list[Mail]]:
+def share(choosers: Iterable[Chooser]) -> int:
+    """Bytes that a group may keep: as many as all of a process leave free, or its equal part."""
+    sizes = [group.size for chooser in choosers for group in chooser.groups.values()]
+    return max(MOST_BYTES - sum(sizes), MOST_BYTES // max(1, len(sizes)))
+
+
+def _chosen(group: Group, mails: list[Mail], most: int) -> tuple[list[Mail], list[Mail]]:
     """(those that are kept, those that step aside): the lowest cohorts, in each the first come."""
+    group.fits = MOST
     may = [mail for mail in mails if not group.closed(mail)]
     over = [mail for mail in mails if group.closed(mail)]
-    kept = may
-    if len(may) > group.room:
-        kept = nsmallest(group.room, may, key=_order)
+    kept = sorted(may, key=_order)[: group.room]
     size = 0
     for n, mail in enumerate(kept):
-        size += len(mail.body)
-        if size > MOST_BYTES and n:
-            kept = kept[:n]
+        size += len(mail.body) + EACH
+        if size > most and n:
+            kept, group.fits = kept[:n], n
             break
     if len(kept) < len(may):
         staying = set(map(id, kept))

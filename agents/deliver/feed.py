@@ -43,6 +43,8 @@ is the next on it: half the time of an only connection is too much to keep for w
 IN_THE_WAY = 5.0
 """Seconds for which a transactional mail waits for a connection before the slowest bulk mail that is not past its dot
 is broken off for it (nothing has left us: it is no attempt)."""
+OFTEN_ENOUGH = 3
+"""Times that one mail is broken off: a large one to a slow host would never end where transactional mail flows."""
 HELD = 0.25
 """Seconds until a feed whose lane an operator has paused looks again."""
 PARKED = 0.02

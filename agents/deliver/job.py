@@ -29,7 +29,8 @@ class Mail:
     """One mail between its record and its outcome. Implements ``agents.deliver.attempt.Job``.
 
     ``shared``: its lane is, so it must not hold the lane's window. ``stage``: waiting, intent (its intent is being journaled), sending, ended, gone (its partition is not
-    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``author``: the address in its From field, where known. ``cohort``: how engaged its
+    ours any more, or it waits on the ladder). ``sources``: those it may leave by; empty: any. ``author``: the address in its From field, where known. ``gave_way``: how often it was broken off for
+    transactional mail. ``cohort``: how engaged its
     recipient is, 0 (clicked lately) to 4, -1 for transactional mail; ``rank``: the same while its lane is in
     warm-up, else 0. ``rest``: it waits where its campaign's canary has not passed. ``verdict``: the outcome that a verdict names, else empty.
     """
@@ -49,6 +50,7 @@ class Mail:
         "epoch",
         "expires",
         "feed",
+        "gave_way",
         "hosts",
         "id",
         "mail_from",
@@ -100,6 +102,7 @@ class Mail:
         self.epoch = epoch
         self.queued = now
         self.began = 0.0
+        self.gave_way = 0
         self.rcpt = record.text("rcpt") or self.to
         self.domain = self.to.rpartition("@")[2]
         self.mail_from = record.text("return_path")

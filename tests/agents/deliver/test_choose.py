@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from agents.deliver.allowance import DAY, Allowance, Little, Rate
-from agents.deliver.choose import AT_ONCE, MOST, STEPS, Chooser
+from agents.deliver.choose import AT_ONCE, EACH, MOST, MOST_BYTES, STEPS, Chooser, share
 from agents.deliver.job import Mail
 from schemas.lane_policy import LanePolicy, Lease, Spent
 from tests.support.agents import FakeTicket
@@ -107,6 +107,31 @@ def test_behind_a_gate_only_who_clicked_lately_stays() -> None:
     assert other.cohorts() == {0: 5}
 
 
+def test_what_very_many_domains_in_warm_up_keep_is_bounded_together() -> None:
+    ways = [Way(1000) for _ in range(40)]
+    body = b"x" * 20_000
+    for second in range(30):
+        for number, way in enumerate(ways):
+            way.come(*(waiting(f"{number}-{second}-{n}", n % 5, second, body=body) for n in range(100)))
+            most = share(way.chooser for way in ways)
+            asides, _, _ = way.chooser.look(way.queue, NOW, 10.0 + second, most)
+            for found in asides:
+                found.mail.stage = "gone"
+            way.queue = [one for one in way.queue if one.stage == "waiting"]
+    held = [len(way.queue) * (len(body) + EACH) for way in ways]
+    assert sum(held) <= 2 * MOST_BYTES
+    assert min(held) >= 0.9 * MOST_BYTES / len(ways)
+    cohorts = [one.cohort for way in ways for one in way.queue]
+    assert cohorts.count(0) >= 0.9 * len(cohorts)
+    # Where there is room again more is kept.
+    way = ways[0]
+    fits = len(way.queue)
+    assert share([way.chooser]) == MOST_BYTES
+    way.chooser.look(way.queue, NOW, 50.0, MOST_BYTES)
+    way.come(*(waiting(f"more{n}", 0, body=body) for n in range(500)))
+    assert len(way.queue) == fits + 500
+
+
 def test_what_was_tried_before_is_kept_before_all_others() -> None:
     way = Way(3)
     way.come(*(waiting(f"{n}", 0, n) for n in range(5)), waiting("again", 4, 9.0, attempt="2"))
@@ -135,7 +160,7 @@ def test_memory_is_bounded_in_mails_and_bytes_and_a_look_in_what_it_moves() -> N
     way.come(*(waiting(f"{n}") for n in range(MOST + 2500)))
     way.look()
     assert len(way.aside) == AT_ONCE
-    for _ in range(3):
+    for _ in range(2500 // AT_ONCE):
         way.look()
     assert len(way.queue) == MOST
     large = Way(100)

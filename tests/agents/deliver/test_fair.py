@@ -402,3 +402,25 @@ def test_transactional_mail_does_not_wait_for_what_holds_back_bulk_mail_alone() 
         assert made.broker.outcomes("second")
 
     virtual(story())
+
+
+def test_a_mail_that_takes_long_does_not_give_way_for_ever() -> None:
+    async def story() -> None:
+        def hear(line: Line) -> None:
+            if line.job.urgent:
+                line.say(250, "ok")
+            else:
+                mine = line.job
+                asyncio.get_running_loop().call_later(12.0, lambda: line.job is mine and line.say(250, "ok"))
+
+        made = GateTwo(Broker(), Servers(hear), rate=Rate(100.0, 1, 1000, 0.0, ""))
+        await made.agent.assigned(0)
+        await made.take(mail("large", "x@b.example", topic="mail-lane-gmx"))
+        for n in range(12):
+            await made.ticks(10)
+            await transactional(made, f"now{n}")
+        assert [outcome.attempt for outcome in made.broker.outcomes("large")] == [1]
+        await made.ticks(20)
+        assert len(made.broker.outcomes()) == 13
+
+    virtual(story())
