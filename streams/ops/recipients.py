@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zoneinfo
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -14,13 +13,14 @@ from schemas.address import normalise
 from schemas.campaign import Campaign
 from schemas.codec import Malformed, parse
 from schemas.send import Send
+from streams.ops.csv_rows import Cells
 
 ADDRESS = ("to", "email", "address")
 TEXTS = ("name", "key", "time_zone")
 CONSENTS = {"consent_opens": "opens", "consent_clicks": "clicks"}
 _YES, _NO = frozenset(("1", "true", "yes", "y")), frozenset(("", "0", "false", "no", "n"))
 LONGEST_FIELD = 131_072
-"""Characters of one field: an unclosed quote costs one row, not the rest of the file."""
+"""Characters of one field."""
 MOST_COLUMNS = 500
 
 
@@ -44,24 +44,11 @@ def read_rows(lines: Iterable[str], campaign: Campaign) -> Iterator[Row]:
     other one is a variable of the templates. Open the file with ``newline=""`` and
     ``errors="surrogateescape"``: a row that is no UTF-8 is bad, the others are not.
     """
-    source = iter(lines)
-    head = next(source, "").removeprefix("\ufeff")
-    separator = max(",;\t", key=head.count)
-    csv.field_size_limit(LONGEST_FIELD)
-    columns = _columns(next(csv.reader([head], delimiter=separator), []))
-    # A quoted field may hold line breaks: the line that a row begins on is the one after the last row's end.
-    reader = csv.reader(source, delimiter=separator)
-    while True:
-        line = reader.line_num + 2
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Row(line, None, str(error))
-            continue
-        if cells:
-            yield _row(line, cells, columns, campaign)
+    found = Cells(lines, LONGEST_FIELD)
+    columns = _columns(found.head)
+    found.address = columns.index("to")
+    for line, cells in found:
+        yield Row(line, None, cells) if isinstance(cells, str) else _row(line, cells, columns, campaign)
 
 
 def _columns(cells: list[str]) -> list[str]:
@@ -88,8 +75,6 @@ def _known(name: str) -> str:
 
 
 def _row(line: int, cells: list[str], columns: list[str], campaign: Campaign) -> Row:
-    if len(cells) != len(columns):
-        return Row(line, None, f"{len(cells)} columns, the header line has {len(columns)}")
     fields: dict[str, Any] = {"campaign": campaign.id, "tenant": campaign.tenant}
     variables: dict[str, str] = {}
     consent: dict[str, bool] = {}

@@ -7,7 +7,6 @@ like any other, which it applies in the order in which it came, and which stays 
 from __future__ import annotations
 
 import asyncio
-import csv
 import sqlite3
 import tempfile
 import time
@@ -39,6 +38,7 @@ from schemas.identity import event_id, partition_of
 from schemas.suppression import Suppression
 from streams.admin import check
 from streams.broker import make_producer, make_reader, started, stopped
+from streams.ops.csv_rows import Cells
 from streams.ops.read import read_to_end
 from streams.settings import Settings
 
@@ -283,28 +283,13 @@ def read_table(
 ) -> Iterator[Row]:
     """A row for each line of a CSV file as for ``read_rows``. ``make`` gets the cells of ``columns`` that are not
     empty, ``to`` always, and raises Malformed or ValueError. Raises BadFile first."""
-    source = iter(lines)
-    head = next(source, "").removeprefix("\ufeff")
-    separator = max(",;\t", key=head.count)
-    csv.field_size_limit(LONGEST_FIELD)
-    names = [
-        NAMES.get(n, n)
-        for n in (c.strip().lower() for c in next(csv.reader([head], delimiter=separator), []))
-    ]
+    found = Cells(lines, LONGEST_FIELD)
+    names = [NAMES.get(n, n) for n in (cell.strip().lower() for cell in found.head)]
     if names.count("to") != 1:
         raise BadFile("the first line must name the columns, just one of them to, email or address")
-    reader = csv.reader(source, delimiter=separator)
-    while True:
-        line = reader.line_num + 2
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Row(line, None, str(error))
-            continue
-        if cells:
-            yield _row(line, cells, names, columns, make)
+    found.address = names.index("to")
+    for line, cells in found:
+        yield Row(line, None, cells) if isinstance(cells, str) else _row(line, cells, names, columns, make)
 
 
 def _row(
@@ -314,8 +299,6 @@ def _row(
     columns: Collection[str],
     make: Callable[[dict[str, str]], MailEvent],
 ) -> Row:
-    if len(cells) != len(names):
-        return Row(line, None, f"{len(cells)} columns, the header line has {len(names)}")
     found = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if name in columns}
     given = {name: cell for name, cell in found.items() if cell or name == "to"}
     try:

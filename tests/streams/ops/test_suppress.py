@@ -59,7 +59,15 @@ def test_a_bad_row_says_why_and_where_and_the_next_one_counts(line, why):
     assert good.event.to == "c@d.example"
 
 
+def test_an_open_quote_leaves_nobody_else_unsuppressed():
+    bad, *good = rows('email\n"open@b.example\n' + "".join(f"u{n}@b.example\n" for n in range(1000)))
+    assert (bad.line, bad.event) == (2, None)
+    assert [(row.line, row.event.to) for row in good] == [(n + 3, f"u{n}@b.example") for n in range(1000)]
+
+
 def test_a_file_without_addresses_is_refused():
+    with pytest.raises(BadFile, match="to, email or address"):
+        rows("x" * 60_000 + "\n")
     with pytest.raises(BadFile, match="to, email or address"):
         rows("name,reason\nAnna,manual\n")
 
