@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-WORDS = 50_000
+WORDS = 20_000
 """Words that are remembered; strangers may send any."""
 
 
