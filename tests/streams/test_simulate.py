@@ -34,7 +34,7 @@ suspensions = [{ day = 1, hours = 1, reply = "go away" }]
     wanted = (
         "seeed",
         "a.rate: is -1",
-        "brust: no such key; there are provider, ",
+        "brust: no such key (did you mean burst?)",
         "must be a whole number",
         "drops[0].to",
     )
