@@ -46,7 +46,6 @@ class _Followed:
     sought: bool = False
     answered: int = 0
     """aiokafka's stamp of the last fetch answer (wall ms; only compared for being another one)."""
-    answers: int = 0
     handled: float = float("-inf")
     """Not later than when the last answer was handled, and so than when the next one was asked for."""
     asked: float = float("-inf")
@@ -57,8 +56,8 @@ class _Followed:
     """It was read to its end once."""
     marks: Marks = field(default_factory=Marks)
     """What was read of it, to know the log again."""
-    waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
-    """(number of answers to wait for, who waits)."""
+    waiters: list[tuple[float, asyncio.Future[None]]] = field(default_factory=list)
+    """(since when, who waits): the end that counts was asked for later than that."""
 
 
 class Follower:
@@ -115,9 +114,10 @@ class Follower:
         Raises OutsideLog where ``start`` lies outside the log; the partition is not followed then.
         """
         tp = TopicPartition(self._settings.topic(topic), partition)
+        since = self._monotonic()
         self._followed[tp] = _Followed(sink, start)
         self._assign()
-        await self._wait(tp, 1)
+        await self._wait(tp, since)
 
     def forget(self, topic: str, partition: int) -> None:
         """Stop following a partition."""
@@ -130,13 +130,12 @@ class Follower:
 
     async def to_end(self, topic: str, partition: int) -> None:
         """Return when everything that is in the partition now was handed over."""
-        # Two answers: the first may have been on its way when this was called.
-        await self._wait(TopicPartition(self._settings.topic(topic), partition), 2)
+        await self._wait(TopicPartition(self._settings.topic(topic), partition), self._monotonic())
 
-    async def _wait(self, tp: TopicPartition, answers: int) -> None:
+    async def _wait(self, tp: TopicPartition, since: float) -> None:
         followed = self._followed[tp]
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        followed.waiters.append((followed.answers + answers, waiter))
+        followed.waiters.append((since, waiter))
         self._pace()
         await waiter
 
@@ -249,7 +248,6 @@ class Follower:
             return
         if stamp != followed.answered:
             followed.answered = stamp
-            followed.answers += 1
             followed.asked, followed.handled = followed.handled, looked
         # The marks of a transactional producer are offsets without a record: only the client's position
         # passes them.
@@ -263,7 +261,7 @@ class Follower:
         followed.fresh_at = max(followed.fresh_at, followed.asked)
         waiting = followed.waiters
         if waiting:
-            followed.waiters = [w for w in waiting if followed.answers < w[0]]
-            for answers, waiter in waiting:
-                if followed.answers >= answers and not waiter.done():
+            followed.waiters = [w for w in waiting if followed.asked < w[0]]
+            for since, waiter in waiting:
+                if followed.asked >= since and not waiter.done():
                     waiter.set_result(None)
