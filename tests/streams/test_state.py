@@ -311,5 +311,5 @@ async def test_people_erased_under_a_secret_that_is_gone_are_told(tmp_path, capl
     await files.open(0)
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "log/0: people were erased under secrets that are not set any more (01234567)" in told
-    assert "at the end of MAILSLUICE_SECRET" in told
+    assert "MAILSLUICE_RETIRED_SECRETS" in told
     await files.close(0)
