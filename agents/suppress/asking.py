@@ -15,6 +15,8 @@ from schemas.suppression import Suppression
 from schemas.token import ConfirmToken
 
 _SEND = {"type": b"send", "version": b"1"}
+LATE = 3600.0
+"""Seconds that a confirmation may be on its way here: the row of its asking has the wording that was shown."""
 
 
 class Asking:
@@ -65,9 +67,9 @@ class Asking:
     def sweep(self, now: float) -> Iterator[Out]:
         """What takes away the rows of those who were asked and never confirmed; ``now`` in Unix seconds."""
         for partition, state in self._open.items():
-            for key in state.past(now):
+            for key in state.past(now - LATE):
                 raw = state.get(key)  # an event in work may have changed it
-                if raw and 0 < goes(raw) < now:
+                if raw and 0 < goes(raw) < now - LATE:
                     yield Out("mail-consents", None, {}, key, partition)
 
     def forget(self, ticket: Ticket, to: str) -> None:

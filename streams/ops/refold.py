@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
 from agents import Reject
 from agents.score import erased as score_erased
 from agents.score import policy as score
@@ -85,6 +87,8 @@ class Suppressions(Told):
         super().__init__()
         self.consents = Told()
         self._agreed: dict[str, dict[bytes, StreamConsent]] = {}
+        self._least: dict[bytes, int] = {}
+        """The least version that a row may have: one whose time was over may have gone, and begun anew."""
         self._rules = rules or ConsentRules()
         self._names = names
         self._rows: dict[str, dict[bytes, Suppression]] = {}
@@ -124,8 +128,13 @@ class Suppressions(Told):
         rule = self._rules.of(event.tenant, consent.stream_of(event))
         row = consent.decide(event, list(rows.values()), against, rule, now).row
         if row is not None:
+            old = rows.get(row.key)
+            anew = old is None or 0 < old.goes < now
+            least = self._least[row.key] = 1 if anew else self._least[row.key] + 1
             rows[row.key] = row
             self.consents.put(row.key, encode(row), sure)
+            for version in range(least, row.version):
+                self.consents.put(row.key, encode(replace(row, version=version)), False)
             if row.goes:  # its time may be over, and it gone
                 self.consents.put(row.key, None, False)
 

@@ -8,7 +8,7 @@ import pytest
 
 from agents import Out
 from agents.suppress.agent import Suppress
-from agents.suppress.asking import Asking
+from agents.suppress.asking import LATE, Asking
 from agents.suppress.policy import Settings
 from schemas.codec import parse
 from schemas.consent import StreamConsent
@@ -16,6 +16,7 @@ from schemas.consent_rules import ConsentRule, ConsentRules
 from schemas.event import Kind, MailEvent
 from schemas.send import Send
 from schemas.token import ConfirmToken, Tokens
+from streams.ops.refold import Suppressions
 from tests.support.agents import FakeTicket, MemoryStates, tickets
 
 NOW, TO = 1_750_000_000.0, "ada@example.org"
@@ -102,8 +103,8 @@ async def test_who_never_confirmed_is_forgotten_when_nothing_counts_any_more(wor
     await world.take(event("subscription_requested"), event("unsubscribed", 1, to="eve@example.org"))
     state = world.consents.all[0]
     state.over = list(state.rows)
-    assert list(world.agent._asking.sweep(NOW + 2 * 86400)) == []
-    (out,) = world.agent._asking.sweep(NOW + 2 * 86400 + 1)
+    assert list(world.agent._asking.sweep(NOW + 2 * 86400 + LATE)) == []
+    (out,) = world.agent._asking.sweep(NOW + 2 * 86400 + LATE + 1)
     assert (out.topic, out.key, out.value, out.partition) == (
         "mail-consents",
         f"{TO}|acme|marketing".encode(),
@@ -118,3 +119,21 @@ async def test_the_partition_comes_back_as_it_went(world: World) -> None:
     await world.agent.assigned(0)
     (again,) = await world.take(event("unsubscribed"))
     assert again.outs == []
+
+
+@pytest.mark.parametrize("swept", [True, False])
+async def test_recomputed_a_row_may_have_gone_and_begun_anew_or_not(world: World, swept: bool) -> None:
+    told = Suppressions(lambda address: ("#",), RULES)
+    state = world.consents.all[0]
+    for ask in (event("subscription_requested"), event("subscription_requested", 3 * 86400)):
+        (ticket,) = await world.take(ask)
+        told.add(ticket.record, True)
+        if swept and ask.time == NOW:
+            state.rows.clear()
+    for more in (event("unsubscribed", 4 * 86400), event("consent_revoked", 5 * 86400, tracking="o")):
+        (ticket,) = await world.take(more)
+        told.add(ticket.record, True)
+        [(key, raw)] = state.rows.items()
+        assert raw in told.consents.get(key)
+    assert parse(raw, StreamConsent).version == (3 if swept else 4)
+    assert len(told.consents.get(key)) == 2
