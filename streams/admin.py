@@ -154,7 +154,7 @@ async def _put_right(
 
 _LANES = (
     "mail-topology lists the lanes {theirs}; this version works on {ours}. "
-    "Drain the pipeline, then migrate (see README, 'Changing P or the lanes')"
+    "Drain the pipeline, then migrate (see deploy/README.md, 'Changing P or the lanes')"
 )
 
 
@@ -174,7 +174,7 @@ async def _wait_for_leaders(
             elif count < expected or (exact and count != expected):
                 wrong.append(f"{topic['topic']} has {count} partitions instead of {expected}")
         if wrong:
-            raise WrongTopology("; ".join(wrong) + ". Changing P means: drain, delete the topics, apply")
+            raise WrongTopology("; ".join(wrong) + ". Changing P is a migration: see deploy/README.md")
         if not waiting and len(found) == len(wanted):
             return
         if time.monotonic() > end:

@@ -19,6 +19,7 @@ from agents.suppress.policy import DAY, REASONS, SCOPES
 from schemas.codec import Malformed
 from schemas.suppression import Suppression
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
+from streams.ops.remember import remember
 from streams.ops.suppressions import (
     COLUMNS,
     BadFile,
@@ -41,13 +42,16 @@ F = Any
 
 @click.group("suppress")
 def suppress() -> None:
-    """Who must not get mail: show, add, release, list, import, export.
+    """Who must not get mail: show, add, release, list, import, export, remember.
 
     A change is an event of kind blocked or released on mail-events, with who made it and why; the stage
     `suppress` applies it, and screen and deliver know of it within seconds, also for mail already in a lane.
 
     Example: mailsluice suppress show anna@example.org
     """
+
+
+suppress.add_command(remember)
 
 
 def _narrowed(function: F) -> F:
@@ -329,7 +333,9 @@ def export(
         return count, hashes
 
     count, hashes = run(settings, write())
-    left = f"; left out who was erased and is known by a hash alone: {hashes:,}" if hashes else ""
+    left = (
+        f"; left out who was erased and is known by a hash alone (see remember): {hashes:,}" if hashes else ""
+    )
     click.echo(f"{count:,} written{left}", err=True)
 
 

@@ -76,7 +76,7 @@ def apply(
         click.echo(f"not changed: {told}", err=True)
     if partitions not in (None, topology.partitions):
         click.echo(
-            f"P stays {topology.partitions}: changing it to {partitions} is a migration (see README)",
+            f"P stays {topology.partitions}: changing it to {partitions} is a migration (see deploy/README.md)",
             err=True,
         )
 
