@@ -55,7 +55,12 @@ def network_of(address: str) -> str:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """An address; of one that a socket for both families shows as ::ffff:192.0.2.1, the IPv4 one. Raises ValueError."""
+    """An address; of one that a socket for both families shows as ::ffff:192.0.2.1, the IPv4 one, and without the port
+    that some proxies write behind it. Raises ValueError."""
+    if address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = address.partition(":")[0]
     found = ip_address(address)
     mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
     return mapped or found

@@ -4,8 +4,8 @@
 the same fields.
 
 ``POST /subscribe``, form or JSON: ``email``, ``tenant`` (default ``default``), ``stream`` (``marketing``), and if
-wanted ``opens`` and ``clicks`` (they may be tracked) and ``page`` (where the form is; else the Referer). The answer
-is 202, the same whether or not the address is known, and whatever will come of it. 404: this tenant takes no
+wanted ``opens`` and ``clicks`` (they may be tracked: one of YES, all else is no consent) and ``page`` (where the form
+is; else the Referer). The answer is 202, the same whether or not the address is known, and whatever will come of it. 404: this tenant takes no
 subscriptions (see ``schemas.consent_rules``); 400: no address; 429: too many from this source or to this domain.
 
 ``GET /confirm/<token>`` shows a page, ``POST`` confirms: scanners follow every link.
@@ -34,6 +34,8 @@ from streams import metrics
 from streams.edge.limits import Limit, network_of
 from streams.edge.pages import Pages, html, veiled
 
+YES = frozenset(("1", "true", "yes", "on"))
+"""What a box that was ticked says; a browser says "on" where the form gives it no value."""
 CLOSED = "no subscriptions are taken for this tenant and stream"
 LARGE = frozenset(
     [
@@ -174,7 +176,9 @@ class Subscriptions:
                 address=source,
                 wording=rule.wording,
                 tracking="".join(
-                    letter for letter, name in (("o", "opens"), ("c", "clicks")) if fields.get(name)
+                    letter
+                    for letter, name in (("o", "opens"), ("c", "clicks"))
+                    if fields.get(name, "").strip().lower() in YES
                 ),
             )
         ):
@@ -242,7 +246,7 @@ class _Answer:
 
 
 def _fields(kind: str, body: bytes) -> Mapping[str, str] | None:
-    """The fields of a form or a JSON object as texts, without those that say no; None where it is neither."""
+    """The fields of a form or a JSON object as texts, without empty ones; None where it is neither."""
     if kind == "application/json":
         try:
             found: Any = orjson.loads(body)
@@ -258,7 +262,7 @@ def _fields(kind: str, body: bytes) -> Mapping[str, str] | None:
         form = parse_qs(body.decode("utf-8"), max_num_fields=20)
     except ValueError:  # not UTF-8, or too many fields
         return None
-    return {name: values[0] for name, values in form.items() if values[0] not in ("0", "false", "off")}
+    return {name: values[0] for name, values in form.items()}
 
 
 def _mailbox(to: str) -> str:

@@ -98,6 +98,17 @@ async def test_a_form_is_recorded_with_what_was_shown_from_where_before_the_answ
         assert (out.topic, out.partition) == ("mail-engagement", partition_of(TO, 8))
 
 
+async def test_only_a_yes_is_a_consent_to_be_tracked(client: aiohttp.ClientSession) -> None:
+    async with world(address=100) as w:
+        for no in ("no", "false", "0", "off", "perhaps", ""):
+            await post(client, w, json={**FORM, "opens": no, "clicks": False})
+            await post(client, w, data={**FORM, "opens": no})
+        for yes in ("on", "1", "Yes", "true"):
+            await post(client, w, json={**FORM, "opens": yes, "clicks": True})
+            await post(client, w, data={**FORM, "opens": yes, "clicks": yes})
+        assert [event.tracking for event in w.events] == [""] * 12 + ["oc"] * 8
+
+
 async def test_the_form_of_our_own_shows_the_words_that_go_on_record(client: aiohttp.ClientSession) -> None:
     async with world() as w:
         found = {}
@@ -256,6 +267,8 @@ def test_only_our_proxies_are_believed() -> None:
     assert source_of("10.0.0.1", "10.0.0.2", ours) == "10.0.0.2"
     assert source_of("", "1.2.3.4", ours) == ""
     assert source_of("::ffff:10.0.0.1", "2001:db8::1", ours) == "2001:db8::1"
+    assert source_of("10.0.0.1", "203.0.113.5:4711, 10.2.2.2:80", ours) == "203.0.113.5"
+    assert source_of("10.0.0.1", "[2001:db8::1]:4711", ours) == "2001:db8::1"
     assert network_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert (network_of("2001:db8:0:1:ffff::1"), network_of("192.0.2.1")) == ("2001:db8:0:1::/64", "192.0.2.1")
 
