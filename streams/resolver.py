@@ -198,6 +198,9 @@ class Resolver:
                 answer = await self._question(name, "A")
         except (TimeoutError, OSError, dns.exception.DNSException):
             return None
+        except Exception:  # as for other questions: no answer ends us
+            log.exception("an answer from DNS could not be read; it counts as none")
+            return None
         return tuple(record.to_text() for record in answer.records[:MAX_HOSTS])
 
     async def _ask_tlsa(self, key: str) -> tuple[HostTlsa, float]:

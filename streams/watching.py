@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from agents.watch.policy import BlockList, in_order, meaning, own_points, question
 
 log = logging.getLogger("mailsluice.watch")
+AT_ONCE = 50
+"""Questions at a time: those of thousands of names would wait for each other until nobody seems to answer."""
 Ask = Callable[[str], Awaitable[Sequence[str] | None]]
 
 
@@ -29,10 +31,12 @@ class Watch:
             if not await self._alive(block_list):
                 continue
             asked = [(name, at) for name in wanted if (at := question(name, block_list))]
-            said = await asyncio.gather(*(self._ask(at) for _, at in asked))
-            for (name, _), answers in zip(asked, said, strict=True):
-                if meaning(answers) == "listed":
-                    found.setdefault(name, []).append(block_list.zone)
+            for n in range(0, len(asked), AT_ONCE):
+                some = asked[n : n + AT_ONCE]
+                said = await asyncio.gather(*(self._ask(at) for _, at in some))
+                for (name, _), answers in zip(some, said, strict=True):
+                    if meaning(answers) == "listed":
+                        found.setdefault(name, []).append(block_list.zone)
         return {name: tuple(zones) for name, zones in found.items()}
 
     async def _alive(self, block_list: BlockList) -> bool:

@@ -385,8 +385,8 @@ class Deliver:
             permanence = meaning.permanence
         state, final = state_of(attempt.state, permanence, mail.once)
         if mail.feed is not None:
-            if state == "delivered":
-                mail.feed.domains.taken(mail.domain)
+            if state == "delivered" or (state == "bounced" and meaning.scope == "address"):
+                mail.feed.domains.taken(mail.domain)  # it judges recipients again
             elif state == "deferred" and meaning.scope == "domain" and meaning.klass != "greylist":
                 mail.feed.domains.deferred(mail.domain, self._monotonic())
         outcome = self._outcome(

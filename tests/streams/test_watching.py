@@ -1,9 +1,11 @@
 """Our own names asked of block lists, through a real name server."""
 
+import asyncio
+
 from agents.watch.policy import block_lists
 from streams.lab.dns import DnsServer, Trouble, Zone
 from streams.resolver import Resolver
-from streams.watching import Watch
+from streams.watching import AT_ONCE, Watch
 
 
 def zone() -> Zone:
@@ -33,3 +35,30 @@ async def test_a_list_that_nobody_answers_for_lists_nobody() -> None:
     watch = Watch(block_lists(["bl.test"]), silent)
     assert await watch.look(["192.0.2.10"]) == {}
     assert watch.dead == {"bl.test"}
+
+
+async def test_thousands_of_names_are_asked_about_some_at_a_time() -> None:
+    asking, most = 0, 0
+
+    async def ask(name: str) -> tuple[str, ...]:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        return () if name == "invalid.dbl.test" else ("127.0.0.2",)
+
+    watch = Watch(block_lists(["domain:dbl.test"]), ask)
+    found = await watch.look(f"n{n}.example" for n in range(1000))
+    assert len(found) == 1000
+    assert most == AT_ONCE
+
+
+async def test_an_answer_that_cannot_be_read_ends_nobody(monkeypatch) -> None:
+    resolver = Resolver("127.0.0.1:53")
+
+    async def trip(*_args: object, **_more: object) -> None:
+        raise AttributeError("dnspython tripped")
+
+    monkeypatch.setattr(resolver._dns, "resolve", trip)
+    assert await resolver.codes("2.0.0.127.bl.test") is None

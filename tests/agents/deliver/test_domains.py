@@ -102,6 +102,8 @@ def test_nobody_waits_longer_than_an_hour_and_a_paused_domain_is_asked_by_one_in
 def says(reply: str, mx: str, phase: str, provider: str) -> Meaning:
     if "domain" in reply:
         return Meaning("system", "domain", "transient", "retry", "system")
+    if "user" in reply:
+        return Meaning("unknown_user", "address", "permanent", "suppress", "user")
     return meaning(reply, mx, phase, provider)
 
 
@@ -142,5 +144,30 @@ def test_the_lane_goes_on_beside_a_domain_in_trouble_and_its_mail_follows_when_i
             await made.ticks(30)
         delivered = [outcome.id for outcome in made.broker.outcomes() if outcome.state == "delivered"]
         assert len(delivered) == len(set(delivered)) == 300
+
+    virtual(story())
+
+
+def test_a_domain_that_refuses_a_recipient_judges_recipients_again() -> None:
+    async def story() -> None:
+        replies = [(451, "4.3.1 this domain has no room")] * 3 + [(550, "5.1.1 no such user")]
+
+        def answer(line: Line) -> None:
+            line.say(*(replies.pop(0) if replies else (250, "ok")))
+
+        made = GateTwo(Broker(), Servers(answer), rate=Rate(0.3, 1, 1000, 0.0, ""), meaning=says)
+        await made.agent.assigned(0)
+        made.names.found["bad.example"] = hosts_of("mx1.hotmail-com.olc.protection.outlook.com")
+        for n in range(3):
+            await made.take(mail(f"{n}", "x@bad.example", topic="mail-lane-outlook"))
+        await made.ticks(15)
+        (feed,) = made.agent.feeds.feeds.values()
+        assert feed.domains.troubled["bad.example"].until > made.monotonic()
+        await asyncio.sleep(FIRST)
+        for n in range(3, 7):
+            await made.take(mail(f"{n}", "x@bad.example", topic="mail-lane-outlook"))
+            await made.ticks(int(PROBE) // 5)
+        ends = [outcome.state for outcome in made.broker.outcomes()]
+        assert Counter(ends) == {"deferred": 3, "bounced": 1, "delivered": 3}
 
     virtual(story())
