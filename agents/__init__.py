@@ -153,6 +153,10 @@ class State(View, Protocol):
     async def keys(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
         """Every key that is wanted. Goes through all rows, a few thousand at a time: others take their turns."""
 
+    def fresh(self, seconds: float) -> bool:
+        """Whether it is known to have been read to its end within the last ``seconds``: a worker that was frozen has
+        rows that its successor changed."""
+
     def past(self, now: float) -> list[bytes]:
         """Keys of some rows whose time has passed at ``now`` (Unix seconds), for states whose rows have one."""
 

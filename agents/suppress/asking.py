@@ -15,6 +15,9 @@ from schemas.suppression import Suppression
 from schemas.token import ConfirmToken
 
 _SEND = {"type": b"send", "version": b"1"}
+FRESH = 5.0
+"""Seconds since a partition was read to its end, for deleting rows of it: a worker that was frozen and wakes would
+delete what its successor has on record."""
 LATE = 3600.0
 """Seconds that a confirmation may be on its way here: the row of its asking has the wording that was shown."""
 
@@ -67,7 +70,7 @@ class Asking:
     def sweep(self, now: float) -> Iterator[Out]:
         """What takes away the rows of those who were asked and never confirmed; ``now`` in Unix seconds."""
         for partition, state in self._open.items():
-            for key in state.past(now - LATE):
+            for key in state.past(now - LATE) if state.fresh(FRESH) else ():
                 raw = state.get(key)  # an event in work may have changed it
                 if raw and 0 < goes(raw) < now - LATE:
                     yield Out("mail-consents", None, {}, key, partition)

@@ -20,6 +20,7 @@ from schemas.token import Tokens
 from streams import probes
 from streams.admin import WrongTopology, check
 from streams.broker import EXIT_SEND_FAILED, Outbox, die, make_producer
+from streams.edge.acked import Publish
 from streams.edge.http import HttpEdge, HttpSettings
 from streams.edge.smtp import SmtpEdge, SmtpSettings
 from streams.edge.subscribe import SubscribeSettings
@@ -39,20 +40,10 @@ async def run(settings: Settings) -> None:
     topology = await check(settings)
     if not settings.secret:
         raise ValueError("MAILSLUICE_SECRET is not set: the edge could verify no token")
-    tokens = Tokens([part.encode() for part in settings.secret.split(",")])
+    tokens = Tokens(settings.secrets())
     outbox = Outbox(make_producer(settings), settings, die)
     await outbox.start()
-
-    async def publish(out: Out) -> None:
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def acked(offset: int) -> None:
-            if not done.done():  # the asker may have gone
-                done.set_result(offset)
-
-        outbox.put(out, acked)
-        await done
-
+    publish = publishing(outbox)
     wanted_http = HttpSettings(
         partitions=topology.partitions,
         proxies=settings.edge_proxies,
@@ -71,6 +62,25 @@ async def run(settings: Settings) -> None:
     await outbox.stop()
     if side:
         await side.cleanup()
+
+
+def publishing(outbox: Outbox) -> Publish:
+    """Writes one record by the outbox. What nobody waits for any more stays in it: beyond its limit it takes none, else
+    a flood would fill the memory while the broker is away. Raises BufferError then."""
+
+    async def publish(out: Out) -> None:
+        if outbox.full:
+            raise BufferError("too much waits for the broker")
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def acked(offset: int) -> None:
+            if not done.done():  # the asker may have gone
+                done.set_result(offset)
+
+        outbox.put(out, acked)
+        await done
+
+    return publish
 
 
 def certificate(path: Path | None) -> ssl.SSLContext | None:

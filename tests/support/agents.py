@@ -83,6 +83,7 @@ class MemoryState:
         self.reads = 0
         self.over: list[bytes] = []
         """Keys of rows whose time has passed: a test says which."""
+        self.is_fresh = True
         self.ended = 0
         """How often somebody waited for its end."""
 
@@ -108,6 +109,10 @@ class MemoryState:
         """Every (key, value) with the prefix, in key order."""
         self.reads += 1
         return sorted((key, value) for key, value in self.rows.items() if key.startswith(prefix))
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether its rows are the topic's: a test says."""
+        return self.is_fresh
 
     def past(self, now: float) -> list[bytes]:
         """Keys of rows whose time has passed."""

@@ -104,6 +104,9 @@ async def test_who_never_confirmed_is_forgotten_when_nothing_counts_any_more(wor
     state = world.consents.all[0]
     state.over = list(state.rows)
     assert list(world.agent._asking.sweep(NOW + 2 * 86400 + LATE)) == []
+    state.is_fresh = False  # it was frozen: another one may have the partition
+    assert list(world.agent._asking.sweep(NOW + 2 * 86400 + LATE + 1)) == []
+    state.is_fresh = True
     (out,) = world.agent._asking.sweep(NOW + 2 * 86400 + LATE + 1)
     assert (out.topic, out.key, out.value, out.partition) == (
         "mail-consents",
