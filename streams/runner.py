@@ -25,7 +25,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -47,7 +46,8 @@ from streams.broker import (
     started,
     stopped,
 )
-from streams.incarnation import Mark, Marks, read_marks, strangers, write_marks
+from streams.incarnation import Mark, Marks, read_marks, strangers
+from streams.lines import Line, Share, beyond, read_note
 from streams.notes import Notes
 from streams.ownership import Ownership
 from streams.settings import Settings
@@ -60,10 +60,6 @@ EXIT_LOG_GONE = 78
 """EX_CONFIG: the log no longer holds what the stage has to read; a person must decide."""
 EXIT_BUGS = 70
 """EX_SOFTWARE: too many records raised."""
-CRASHES_ALONE = 3
-"""Starts that ended at one position after which its records are tried one at a time."""
-CRASHES_BURIED = 2
-"""Starts that ended with the record tried alone, after which it is dead-lettered."""
 NOWHERE = TopicPartition("", 0)
 """Polled where nothing has room: it keeps the membership and takes no record."""
 FAILING = 30.0
@@ -92,53 +88,6 @@ class LogGone(Exception):
 
 class Unreadable(Exception):
     """The client cannot take a batch apart, and so cannot go past it."""
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """One topic partition that is ours: what is buffered, in work and finished of it."""
-
-    tp: TopicPartition
-    name: str
-    reader: AIOKafkaConsumer
-    epoch: int
-    mark: Watermark
-    next: int
-    opened_at_poll: int
-    marks: Marks
-    """What was read of it, to know the log again."""
-    crashes: int = 0
-    """Starts at this position that took a record and ended without progress."""
-    alone: int = 0
-    """Records still to be tried one at a time."""
-    counted_at: int = -1
-    """The position that ``crashes`` is about."""
-    begun: bool = False
-    """This start is counted in ``crashes`` already."""
-    tried: int = 0
-    """The poll that last asked for a record to be tried alone."""
-    rest: list[Any] = field(default_factory=list)
-    """Read already, to be tried alone one after the other."""
-    bury: bool = False
-    """The next record killed the process when tried alone: it goes to the dead letters unseen."""
-    hole: int = -1
-    committed: int = -1
-    in_work_bytes: int = 0
-
-
-class Share:
-    """One partition number of the stage: its lines (topics), and the task that works on them in order."""
-
-    def __init__(self, partition: int, epoch: int) -> None:
-        self.partition = partition
-        self.epoch = epoch
-        self.lines: dict[str, Line] = {}
-        self.urgent: deque[Work] = deque()
-        self.bulk: deque[Work] = deque()
-        self.wake = asyncio.Event()
-        self.stopping = False
-        self.task: asyncio.Task[None] | None = None
-        self.works: dict[tuple[str, int], Work] = {}
 
 
 class Runner(ConsumerRebalanceListener):
@@ -350,7 +299,8 @@ class Runner(ConsumerRebalanceListener):
             return room, True
         stage = self.stage
         shares = [share for share in self._shares.values() if share.task is not None and not share.stopping]
-        full, part = self._full(shares)
+        lines = [line for share in shares for line in share.lines.values()]
+        full, part = beyond(lines, self.settings.window_bytes)
         waits = False
         for share in shares:
             queue = share.urgent if reader is self._swift else share.bulk
@@ -358,26 +308,12 @@ class Runner(ConsumerRebalanceListener):
             for line in share.lines.values():
                 if line.reader is not reader:
                     continue
-                beyond = line.name in full and line.in_work_bytes >= part
-                if crowded or line.alone or line.mark.span >= stage.window or beyond:
+                no_room = line.mark.span >= stage.window or (line.name in full and line.in_work_bytes >= part)
+                if crowded or line.alone or no_room:
                     waits = True
                 else:
                     room.append(line.tp)
         return room, waits
-
-    def _full(self, shares: list[Share]) -> tuple[set[str], int]:
-        """Topics that hold all of the window that they may, and the bytes that each of their lines may hold still.
-
-        A topic may hold as much as it leaves free: one alone the half, the next a quarter; n that grow together a
-        part in n + 1 each. So a lane that stands still leaves the others their pace, and their mail its fairness.
-        """
-        held = dict.fromkeys(self._in, 0)
-        lines = [line for share in shares for line in share.lines.values()]
-        for line in lines:
-            held[line.name] += line.in_work_bytes
-        window = self.settings.window_bytes
-        free = window - sum(held.values())
-        return {name for name, size in held.items() if size >= free}, window // max(1, len(lines))
 
     def _next_suspect(self, reader: AIOKafkaConsumer) -> Line | None:
         """The line whose next record is to be tried alone: one record in the whole process, in turns, so
@@ -609,7 +545,7 @@ class Runner(ConsumerRebalanceListener):
                     alone,
                     offset,
                 )
-                self._judge(line)
+                line.judge(self.stage.slice * 4)
                 share.lines[tp.topic] = line
             share.task = asyncio.create_task(self._work_loop(share), name=f"{self.stage.name}-{number}")
             share.task.add_done_callback(self._share_ended)
@@ -649,7 +585,7 @@ class Runner(ConsumerRebalanceListener):
             note = meta.metadata or (
                 self._notes.read(tp.topic, tp.partition, meta.offset) if self._notes else ""
             )
-            crashes, alone = _read_note(note)
+            crashes, alone = read_note(note)
             found[tp] = (meta.offset, crashes, alone, Marks(read_marks(meta.metadata or "")))
         await self._look({tp: place[3].at(place[0]) for tp, place in found.items()})
         return found
@@ -695,10 +631,10 @@ class Runner(ConsumerRebalanceListener):
                 continue
             if line.alone:
                 self.outbox.trial = line
-            self._advance(line)
+            line.advance()
             line.begun = True
             line.crashes += 1
-            offsets[tp] = OffsetAndMetadata(line.mark.position, _note(line))
+            offsets[tp] = OffsetAndMetadata(line.mark.position, line.note())
         if not offsets:
             return
         self._note_here(offsets)
@@ -711,26 +647,6 @@ class Runner(ConsumerRebalanceListener):
         if self._notes is not None:
             for tp, meta in offsets.items():
                 self._notes.write(tp.topic, tp.partition, meta.offset, meta.metadata)
-
-    def _advance(self, line: Line) -> None:
-        """Progress clears what was counted against an earlier position."""
-        position = line.mark.position
-        if position > line.counted_at:
-            line.alone = max(0, line.alone - (position - line.counted_at))
-            line.crashes, line.counted_at = 0, position
-
-    def _judge(self, line: Line) -> None:
-        if not line.alone and line.crashes >= CRASHES_ALONE:
-            log.error(
-                "%s@%d: %d starts ended here; its records are tried one by one",
-                line.tp,
-                line.next,
-                line.crashes,
-            )
-            line.alone, line.crashes = self.stage.slice * 4, 0
-        elif line.alone and line.crashes >= CRASHES_BURIED:
-            log.error("%s@%d: the record ends the process also when tried alone", line.tp, line.next)
-            line.bury, line.crashes = True, 0
 
     # -- committing ---------------------------------------------------------------------------
 
@@ -766,14 +682,14 @@ class Runner(ConsumerRebalanceListener):
         for share in self._shares.values():
             for line in share.lines.values():
                 position = line.mark.position
-                self._advance(line)
+                line.advance()
                 if share.stopping and line.begun:
                     line.begun = False
                     line.crashes = max(0, line.crashes - 1)  # an orderly end is no crash
-                    self._note_here({line.tp: OffsetAndMetadata(position, _note(line))})
+                    self._note_here({line.tp: OffsetAndMetadata(position, line.note())})
                 elif position == line.committed:
                     continue
-                offsets[line.tp] = OffsetAndMetadata(position, _note(line))
+                offsets[line.tp] = OffsetAndMetadata(position, line.note())
                 lines.append((line, position))
         if not offsets:
             return
@@ -825,20 +741,6 @@ class Runner(ConsumerRebalanceListener):
         metrics.UNACKED.labels(name).set(self.outbox.unacked)
         for topic, count in lag.items():
             metrics.LAG.labels(name, topic).set(count)
-
-
-def _note(line: Line) -> str:
-    """What goes with an offset: crashes there, records to try alone, marks of what was read below it."""
-    counts = f"c{line.crashes}a{line.alone} " if line.crashes or line.alone else ""
-    return (counts + write_marks(line.marks.at(line.mark.position))).strip()
-
-
-def _read_note(text: str | None) -> tuple[int, int]:
-    """Crashes and records to try alone from an offset's metadata: a hint, never truth."""
-    if not text or not text.startswith("c"):
-        return 0, 0
-    crashes, _, alone = text[1:].split(" ")[0].partition("a")
-    return (int(crashes) if crashes.isdigit() else 0), (int(alone) if alone.isdigit() else 0)
 
 
 def _place(reader: AIOKafkaConsumer, tp: TopicPartition) -> str:

@@ -9,8 +9,9 @@ from aiokafka import TopicPartition
 
 from schemas.mail import NOW
 from streams.incarnation import Marks
+from streams.lines import Line, Share
 from streams.pipeline import BY_NAME
-from streams.runner import WEIGHT, Line, Runner, Share
+from streams.runner import WEIGHT, Runner
 from streams.settings import Settings
 from streams.watermark import Watermark
 
