@@ -34,7 +34,7 @@ from streams.ops.consents import (
     says,
     told_of,
 )
-from streams.ops.suppress import LONGEST_LINE, SHOWN, login_name
+from streams.ops.suppress import LONGEST_LINE, SHOWN, login_name, why_unchanged
 from streams.ops.suppressions import BadFile, Told, all_in, change_in, publish, rows_in, rows_of
 from streams.settings import BadSettings, load
 
@@ -164,7 +164,7 @@ def _apply(
             echo_json({"to": event.to, "event": event.id, "row": msgspec.to_builtins(row) if row else None})
         elif row is None:
             click.echo(
-                f"{event.to}: not seen on record within {wait:g} s (it was so already, or the stage suppress does not run)"
+                f"{event.to}: not seen on record within {wait:g} s ({why_unchanged(settings, event.to)})"
             )
         else:
             click.echo(f"{event.to}: {says(row, now)}")
@@ -229,11 +229,11 @@ def export(
     Example: mailsluice consent export consents.csv --tenant shop
     """
     settings, now = asked(broker, prefix), time.time()
-    writer = csv.writer(file)
-    writer.writerow(HISTORY if history else COLUMNS)
 
     async def write() -> int:
         count = 0
+        writer = csv.writer(file)  # opens it, once the broker answers: till then an older file stays as it is
+        writer.writerow(HISTORY if history else COLUMNS)
         async with aclosing(all_in(CONSENTS, settings)) as rows:
             async for row in rows:
                 if (tenant and row.tenant != tenant) or (stream and row.stream != stream):

@@ -122,7 +122,8 @@ async def replay(
     if dry or not plan.chosen:
         await work.run(wanted, None, rate, "")
         return work.counts
-    on = wanted.as_dict() | ({"again": "yes"} if repeat else {})
+    on = wanted.as_dict() or {"letters": "all"}
+    on |= {"again": "yes"} if repeat else {}
     command = Command(what="dlq replay", on=on, who=who, why=why, time=time.time())
     async with audited(settings, command) as (producer, counts):
         await _forget(settings, producer, past)

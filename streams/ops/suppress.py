@@ -174,13 +174,19 @@ def _apply(
         if as_json:
             echo_json({"to": event.to, "event": event.id, "row": msgspec.to_builtins(row) if row else None})
         elif row is None:
-            why = "it was so already, or the stage suppress does not run"
-            if any(r.reason == "erased" and r.active for r in run(settings, rows_of(settings, event.to))):
-                why = "it was erased: that forbids all mail, and only `suppress release --scope global` takes it back"
-            click.echo(f"{event.to}: no change seen within {wait:g} s ({why})")
+            click.echo(f"{event.to}: no change seen within {wait:g} s ({why_unchanged(settings, event.to)})")
         else:
             click.echo(f"{event.to}: {_says(row, now)}")
     sys.exit(1 if unchanged else 0)
+
+
+def why_unchanged(settings: Any, to: str) -> str:
+    """Why a person's word on ``to`` may have changed nothing."""
+    if any(row.reason == "erased" and row.active for row in run(settings, rows_of(settings, to))):
+        return (
+            "it was erased: that forbids all mail, and only `suppress release --scope global` takes it back"
+        )
+    return "it was so already, or the stage suppress does not run"
 
 
 def _says(row: Suppression, now: float) -> str:
@@ -316,11 +322,11 @@ def export(
     Example: mailsluice suppress export suppressions.csv --tenant shop
     """
     settings, now = asked(broker, prefix), time.time()
-    writer = csv.writer(file)
-    writer.writerow(COLUMNS)
 
     async def write() -> tuple[int, int]:
         count = hashes = 0
+        writer = csv.writer(file)  # opens it, once the broker answers: till then an older file stays as it is
+        writer.writerow(COLUMNS)
         async for row in all_rows(settings):
             if row.reason == "erased":
                 hashes += 1

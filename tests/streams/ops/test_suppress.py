@@ -160,3 +160,12 @@ def test_no_address_is_told_with_what_is_wrong():
     found = CliRunner().invoke(main, ["suppress", "add", "nobody", "--why", "x"])
     assert found.exit_code == 2
     assert "nobody: an address is local-part@domain; there is no @" in found.output
+
+
+@pytest.mark.parametrize("command", ["suppress", "consent"])
+def test_an_export_that_finds_no_broker_leaves_the_older_file_as_it_is(command, tmp_path):
+    file = tmp_path / "old.csv"
+    file.write_text("kept")
+    found = CliRunner().invoke(main, [command, "export", str(file), "--broker", "127.0.0.1:1"])
+    assert found.exit_code == 1
+    assert file.read_text() == "kept"
