@@ -16,8 +16,8 @@ from schemas.lane_report import LaneReport, Reply
 
 KLASS = "connections"
 """The class of ``replies.toml`` for replies about connections, whenever they come."""
-HELPED = 1.05
-"""Where one more does not carry more by this factor, the bottleneck is elsewhere: at us, or in their queue."""
+HELPED = 0.5
+"""Where one more does not carry this part of what each of the others does, the bottleneck is elsewhere: at us, or in their queue."""
 
 
 def about_connections(reply: Reply) -> bool:
@@ -85,7 +85,7 @@ def _more(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, st
     used = limit.measured().rate
     if quiet < law.connect_after or limit.short() < law.short or used >= law.used * limit.rate:
         return limit, ""
-    if used <= limit.carried * HELPED:
+    if used <= limit.carried * (1 + HELPED / max(1, room - 1)):
         return limit, ""
     reason = f"{room} connections carry {used:.3g}/s of {limit.rate:.3g}/s: one more"
     return replace(limit, connections=room + 1, connected_at=now, carried=used, reason=reason), "widen"

@@ -11,6 +11,7 @@ import re
 
 from msgspec.structs import replace
 
+from agents.shape.connections import about_connections
 from agents.shape.figures import Law, Limits
 from agents.shape.limit import Limit
 from agents.shape.warm import PACE
@@ -18,6 +19,8 @@ from schemas.lane_report import Reply
 
 FEW = 5
 """Attempts below which a share is chance."""
+STILL = 0.5
+"""While stopped, more than this share refused says that it is not over: a quota that leaks is no rate to settle at."""
 HELD = 300.0
 """Seconds for which a rate must have been taken to be worth returning to, LONG after the last cut:"""
 LONG = 3600.0
@@ -49,33 +52,34 @@ def turned_away(reply: Reply) -> bool:
     One among many is a domain's or a message's matter. Nearly all of them are an order to stop, whatever
     their words. Greylisting is none (all pairs of a new sender are new), unless it wants hours.
     """
-    if reply.open >= 0 or reply.scope not in SHUT or reply.action not in ("slow", "retry", "hold"):
+    if about_connections(reply) or reply.scope not in SHUT or reply.action not in ("slow", "retry", "hold"):
         return False
     return reply.klass != "greylist" or asked(reply.sample) >= HOURS or reply.sample.startswith("421")
 
 
-def held(limit: Limit, law: Law, now: float) -> Limit:
-    """Before a raise: the present rate, used and taken for long, is worth remembering."""
+def held(limit: Limit, used: float, law: Law, now: float) -> Limit:
+    """What is ``used`` (messages/s) of the present rate, and was taken for long, is worth remembering."""
     since = max(limit.cut_at, limit.raised_at, limit.suspended_until, limit.throttled_at)
     if now - since < HELD or now - limit.cut_at < LONG:
         return limit
     known = limit.proven if now - limit.proven_at < law.proven else 0.0
-    if limit.rate < law.near * known:
-        return limit  # less for now, which is not forgotten in a week
-    return replace(limit, proven=max(limit.rate, (limit.rate + known) / 2), proven_at=now)
+    used = min(used, limit.rate)
+    if used < law.near * known or (used <= known and now - limit.proven_at < LONG):
+        return limit  # less for now, which is not forgotten in a week; or no news
+    return replace(limit, proven=max(used, (used + known) / 2), proven_at=now)
 
 
 def halt(limit: Limit, limits: Limits, law: Law, now: float, text: str) -> tuple[Limit, str]:
     """The limit after newest reports of nothing but refusals, or on its way back from that."""
     after = limit.cut_at + law.settle
     if limit.stopped_at:  # each mail asks, and the last answer counts
-        enough, (attempts, throttled) = 1, limit.answered(max(after, limit.raised_at))
+        bound, enough, (attempts, throttled) = STILL, 1, limit.answered(max(after, limit.raised_at))
     else:
-        enough, (attempts, throttled) = FEW, limit.newest(after)
+        bound, enough, (attempts, throttled) = law.stop, FEW, limit.newest(after)
         if attempts < 2 * FEW:  # too few in one report
             seen = limit.measured(after)
             attempts, throttled = seen.attempts, seen.throttled + seen.turned
-    if attempts >= enough and throttled > law.stop * attempts:
+    if attempts >= enough and throttled > bound * attempts:
         return _stopped(limit, limits, law, now, text, throttled / attempts)
     if limit.stopped_at:
         return _back(limit, limits, law, now, attempts, throttled)
@@ -99,7 +103,7 @@ def _stopped(
         limit = replace(limit, stopped_at=now, ceiling=limit.rate * EACH_TIME, met=limit.met + 1)
         rate = max(least, min(limit.rate * min(law.deepest, law.trickle), law.asks))
     else:
-        rate = max(least, limit.rate / 2)
+        rate = max(least, min(limit.rate / 2, law.asks))
     until, what = limit.suspended_until, "cut"
     reason = f"{share:.0%} of attempts refused: a trickle asks when it is over"
     if wait >= LEAST:

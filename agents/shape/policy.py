@@ -183,6 +183,7 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
         return limit, ""
     seen = limit.measured()
     used = max(seen.rate, seen.taken)  # the average lags behind a rate that grows
+    limit = held(limit, used, law, now)
     if used < law.used * limit.rate:
         return limit, ""
     rate, ceiling = limit.rate * law.grow, limit.ceiling
@@ -199,7 +200,6 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
     reason = f"{quiet:.3g} s quiet, {used:.3g}/s used" + (
         f", near {ceiling:.3g}/s" if near and ceiling else ""
     )
-    limit = held(limit, law, now)
     probes = limit.probes + 1 if near else 0
     if probes >= law.probes:  # nobody minded any of them: it is no ceiling any more
         limit, ceiling, probes = replace(limit, met=0), 0.0, 0

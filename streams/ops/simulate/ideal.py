@@ -14,7 +14,7 @@ from agents.shape.day import end_day
 from agents.shape.figures import Limits, Settings
 from agents.shape.limit import Limit
 from agents.shape.react import sweep
-from agents.shape.warm import begun
+from agents.shape.warm import PACE, begun
 from streams.ops.simulate.provider import DAY, HOUR, Provider
 from streams.ops.simulate.providers_file import Model
 
@@ -55,7 +55,10 @@ class Permit:
     def sent(self, now: float, seconds: float, count: int, complained: float) -> None:
         """``count`` taken in the ``seconds`` from ``now``, of which ``complained`` (a share) will complain."""
         model, rules = self._model, self._settings.sweep
-        refused = int(count * model.unknown)
+        # Of a new pair's mail the first copy is greylisted; the rest is delivered, or there is no such user.
+        ended = count / (1 + model.fresh) if model.greylist else count
+        refused = int(ended * model.unknown)
+        delivered = int(ended) - refused
         self._spent += count
         self._lately += count
         if self._hour and now - self._hour[-1][0] < 60:
@@ -64,10 +67,10 @@ class Permit:
             self._hour.append((now, count))
         self._fullest = max(self._fullest, self._lately)
         hour = int(now // HOUR)
-        self._complaints[hour + int(model.complaint_hours)] += (count - refused) * complained
+        self._complaints[hour + int(model.complaint_hours)] += delivered * complained
         self._owed += sum(self._complaints.pop(due) for due in list(self._complaints) if due < hour)
         told, self._owed = int(self._owed), self._owed % 1
-        counts = {"attempts": count, "delivered": count - refused, "bounced": refused, "complaints": told}
+        counts = {"attempts": count, "delivered": delivered, "bounced": refused, "complaints": told}
         tally = {"refused" if name == "bounced" else name: n for name, n in counts.items()}
         limit = self._limit
         limit = replace(
@@ -94,7 +97,7 @@ class Ideal:
 
     def __init__(self, model: Model, provider: Provider, permit: Permit) -> None:
         self._model, self._provider, self._permit = model, provider, permit
-        self._queue = 0.0
+        self._queue = self._saved = 0.0
 
     def arrive(self, count: float) -> None:
         """So many more to send."""
@@ -104,7 +107,9 @@ class Ideal:
 
     def step(self, now: float, seconds: float) -> int:
         """Send what can be sent: how much was taken."""
-        could = min(self._provider.room(now, seconds), self._permit.left(now), self._queue)
+        allowed = min(self._permit.left(now), PACE * self._permit.pace() * seconds + self._saved)
+        could = min(self._provider.room(now, seconds), allowed, self._queue)
+        self._saved = allowed - int(could) if allowed - int(could) < 1 else 0.0
         sent = int(could)
         self._queue -= sent
         taken = self._provider.offer(now, seconds, sent, 1, 1).taken
