@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from agents import Out
@@ -12,6 +14,7 @@ from agents.deliver.job import Mail
 from agents.deliver.pool import Pool
 from schemas.codec import encode
 from schemas.lane_report import MOST_CAMPAIGNS, MOST_FROMS, CampaignCount, LaneReport, Reply, Used
+from schemas.lanes import LANES
 from schemas.outcome import Outcome
 from schemas.reply import Meaning
 
@@ -24,6 +27,9 @@ Key = tuple[str, str, str]
 MAX_REPLIES = 20
 QUIET = 10.0
 """Seconds for which a lane without work goes on reporting, so that its lease is kept a while."""
+MOST_SITES = 300
+"""Reports a second of sites without a lane of their own where nothing was tried. A list of companies has thousands of
+sites: each of them from each source, each second, was more than control takes; what has no lease goes at the floor."""
 
 
 Kind = tuple[str, str, str, str, bool]
@@ -65,6 +71,9 @@ class Reports:
         self._allowance, self._publish, self._clock, self._monotonic = allowance, publish, clock, monotonic
         self._sums: dict[Key, _Sum] = {}
         self._seen: dict[Key, float] = {}
+        """When each had work last, and"""
+        self._last: dict[Key, float] = {}
+        """when it was told last."""
         self._froms: dict[tuple[str, str], tuple[float, float]] = {}
         """By DKIM domain and From address: when it had work, and when it was told last."""
         self._number = 0
@@ -122,16 +131,30 @@ class Reports:
             self._work(dkim, name, now)
         for key in (*waiting, *self._sums):
             self._seen[key] = now
-        authors = self._told(froms, now)
-        for key, seen in list(self._seen.items()):
-            if now - seen > QUIET:
-                del self._seen[key]
-                continue
+        keys = self._due(now)
+        authors = self._told(froms, {key[2] for key in keys}, now)
+        for key in keys:
             self._number += 1
             self._allowance.sent(self._number, now)
             used = self._allowance.used(*key, now) + authors.pop(key[2], ())
             found = self._sums.pop(key) if key in self._sums else _Sum()
-            self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool, used))
+            seconds = min(QUIET, max(1.0, now - self._last.get(key, now)))
+            self._last[key] = now
+            self._publish(self._report(key, found, waiting[key], busy[key], partitions, pool, used, seconds))
+
+    def _due(self, now: float) -> list[Key]:
+        """What is told now: named lanes, and every attempt; of the sites where mail only waits, or that are quiet,
+        those first that were told longest ago."""
+        self._seen = {key: seen for key, seen in self._seen.items() if now - seen <= QUIET}
+        if len(self._last) > 2 * len(self._seen) + MOST_SITES:
+            self._last = {key: told for key, told in self._last.items() if key in self._seen}
+        due = [key for key in self._seen if key[0] in LANES or key in self._sums]
+        if len(due) < len(self._seen):
+            sites = [key for key in self._seen if not (key[0] in LANES or key in self._sums)]
+            if len(sites) > MOST_SITES:
+                sites = nsmallest(MOST_SITES, sites, key=lambda key: self._last.get(key, -math.inf))
+            due += sites
+        return due
 
     def _by_key(self, waits: Counter[tuple[Feed, str]], full: set[Feed]) -> tuple[Counter[Key], Counter[Key]]:
         """(mails that wait: they may go from any of the sources; times that all connections were busy). There are
@@ -151,13 +174,18 @@ class Reports:
     def _work(self, dkim: str, name: str, now: float) -> None:
         self._froms[(dkim, name)] = (now, self._froms.get((dkim, name), (0.0, 0.0))[1])
 
-    def _told(self, waiting: Counter[tuple[str, str]], now: float) -> dict[str, tuple[Used, ...]]:
-        """By DKIM domain: what one report tells of its From addresses, those first that were told longest ago."""
+    def _told(
+        self, waiting: Counter[tuple[str, str]], dkims: set[str], now: float
+    ) -> dict[str, tuple[Used, ...]]:
+        """By DKIM domain (one of ``dkims``): what one report tells of its From addresses, those first that were told
+        longest ago."""
         if not self._froms:
             return {}
         self._froms = {key: (seen, told) for key, (seen, told) in self._froms.items() if now - seen <= QUIET}
         found: dict[str, dict[str, int]] = {}
         for key, (seen, _) in sorted(self._froms.items(), key=lambda item: item[1][1]):
+            if key[0] not in dkims:
+                continue
             mine = found.setdefault(key[0], {})
             if len(mine) < MOST_FROMS:
                 mine[key[1]] = waiting[key]
@@ -173,6 +201,7 @@ class Reports:
         partitions: int,
         pool: Pool,
         used: tuple[Used, ...],
+        seconds: float,
     ) -> Out:
         provider, source, dkim = key
         states = found.states
@@ -183,6 +212,7 @@ class Reports:
             source=source,
             dkim=dkim,
             time=round(self._clock(), 3),
+            seconds=round(seconds, 3),
             attempts=sum(states.values()),
             delivered=states["delivered"],
             deferred=states["deferred"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agents.deliver.allowance import Allowance
 from agents.deliver.feed import Feed
 from agents.deliver.job import Mail
-from agents.deliver.reports import MAX_REPLIES, Reports
+from agents.deliver.reports import MAX_REPLIES, MOST_SITES, Reports
 from schemas.codec import parse
 from schemas.lane_report import LaneReport
 from schemas.outcome import Outcome
@@ -180,3 +180,27 @@ def test_who_waits_may_go_from_any_source_and_busy_connections_are_told_also_whe
         mail_.stage = "sending"
     assert {(r.source, r.waiting, r.busy) for r in desk.send(*waiting)} == {("s1", 0, 0), ("s2", 0, 4)}
     assert {(r.source, r.waiting, r.busy) for r in desk.send(*waiting)} == {("s1", 0, 0), ("s2", 0, 0)}
+
+
+def test_very_many_sites_are_told_in_turns_but_named_lanes_and_attempts_at_once() -> None:
+    desk = Desk("s1", "s2")
+    waiting = [desk.mail(f"w{n}", f"site{n}.example", "", dkim=f"d{n % 7}.example") for n in range(1000)]
+    waiting.append(desk.mail("g", "google", ""))
+    told: dict[tuple[str, str], int] = {}
+    for second in range(14):
+        desk.now = 100.0 + second
+        tried = desk.mail("t", f"site{second}.example", "s1", dkim=f"d{second % 7}.example")
+        desk.reports.count(outcome("delivered"), tried)
+        found = desk.send(*waiting)
+        assert len(found) == MOST_SITES + 2 + 1
+        assert {report.source for report in found if report.provider == "google"} == {"s1", "s2"}
+        assert [report.provider for report in found if report.attempts] == [f"site{second}.example"]
+        assert all(
+            report.seconds == (1.0 if report.provider == "google" else report.seconds) for report in found
+        )
+        for report in found:
+            told[report.provider, report.source] = told.get((report.provider, report.source), 0) + 1
+    assert len(told) == 2002
+    assert {count for (provider, _), count in told.items() if provider != "google"} <= {1, 2, 3, 4}
+    again = [report.seconds for report in found if report.provider != "google"]
+    assert max(again) >= 6.0  # a report says what time it is about
