@@ -20,6 +20,7 @@ from streams import probes, seldom
 from streams.admin import WrongTopology, check, watch
 from streams.app import App
 from streams.broker import die
+from streams.memory import keep_giving_back
 from streams.settings import BadSettings, Settings, load
 
 log = logging.getLogger("mailsluice.worker")
@@ -53,8 +54,10 @@ async def run(settings: Settings, stages: Sequence[str], chain: bool) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    giving = asyncio.create_task(keep_giving_back(), name="memory")
     await stop.wait()
     log.info("stopping")
+    giving.cancel()
     watching.cancel()
     await app.stop()
     if server:
