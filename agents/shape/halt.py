@@ -57,14 +57,15 @@ def turned_away(reply: Reply) -> bool:
     return reply.klass != "greylist" or asked(reply.sample) >= HOURS or reply.sample.startswith("421")
 
 
-def held(limit: Limit, used: float, law: Law, now: float) -> Limit:
-    """What is ``used`` (messages/s) of the present rate, and was taken for long, is worth remembering."""
-    since = max(limit.cut_at, limit.raised_at, limit.suspended_until, limit.throttled_at)
+def held(limit: Limit, law: Law, now: float) -> Limit:
+    """What is used of the present rate, and was taken for long, is worth remembering; a refusal now and then is none."""
+    since = max(limit.cut_at, limit.raised_at, limit.suspended_until)
     if now - since < HELD or now - limit.cut_at < LONG:
         return limit
     known = limit.proven if now - limit.proven_at < law.proven else 0.0
-    used = min(used, limit.rate)
-    if used < law.near * known or (used <= known and now - limit.proven_at < LONG):
+    seen = limit.measured()
+    used = min(max(seen.rate, seen.taken) * (1 - seen.share), limit.rate)
+    if used < law.near**2 * known or (used <= known and now - limit.proven_at < LONG):
         return limit  # less for now, which is not forgotten in a week; or no news
     return replace(limit, proven=max(used, (used + known) / 2), proven_at=now)
 

@@ -169,6 +169,7 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
 def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str]:
     """Up a step after quiet time, where the limit is used; near the ceiling only a probe, and later."""
     quiet = now - max(limit.cut_at, limit.raised_at, limit.throttled_at, limit.suspended_until)
+    limit = held(limit, law, now)
     if limit.rate >= limits.maximum:
         return limit, ""
     near = limit.ceiling > 0 and limit.rate >= law.near * limit.ceiling * 0.999
@@ -183,7 +184,6 @@ def _raise(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, s
         return limit, ""
     seen = limit.measured()
     used = max(seen.rate, seen.taken)  # the average lags behind a rate that grows
-    limit = held(limit, used, law, now)
     if used < law.used * limit.rate:
         return limit, ""
     rate, ceiling = limit.rate * law.grow, limit.ceiling
