@@ -52,9 +52,11 @@ def turned_away(reply: Reply) -> bool:
     One among many is a domain's or a message's matter. Nearly all of them are an order to stop, whatever
     their words. Greylisting is none (all pairs of a new sender are new), unless it wants hours.
     """
-    if about_connections(reply) or reply.scope not in SHUT or reply.action not in ("slow", "retry", "hold"):
+    if about_connections(reply) or reply.action not in ("slow", "retry", "hold"):
         return False
-    return reply.klass != "greylist" or asked(reply.sample) >= HOURS or reply.sample.startswith("421")
+    if reply.sample.startswith("421"):
+        return True  # of the channel, never of a recipient (RFC 5321, 3.8), whatever its words say
+    return reply.scope in SHUT and (reply.klass != "greylist" or asked(reply.sample) >= HOURS)
 
 
 def held(limit: Limit, law: Law, now: float) -> Limit:

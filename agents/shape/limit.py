@@ -106,6 +106,8 @@ class Limit(Struct, frozen=True):
     cut_at: float = 0.0
     raised_at: float = 0.0
     throttled_at: float = 0.0
+    pushed_at: float = 0.0
+    """Since when it is throttled again and again, never quiet for long."""
     suspended_until: float = 0.0
     cap_rate: float = 0.0
     cap_until: float = 0.0

@@ -22,6 +22,8 @@ SIGNER_SCOPES = frozenset({"dkim"})
 """A reply acts at its own scope: whatever is in neither set slows no lane."""
 SAME = 0.1
 """Ceilings no further apart than this part are the same one."""
+STEADY = 3
+"""Times ``probe_after`` in which a rate was refused a little, and neither raised nor cut."""
 PAST = 1.05
 """A ceiling so many times below what was taken lately is a passing one."""
 
@@ -115,7 +117,10 @@ def _step(
             report.kind == "feedback" and not (report.listed or report.traps)
         ),  # those know of no complaints
     )
-    limit = replace(limit, tally=tally, day=day, throttled_at=now if throttled else limit.throttled_at)
+    limit = replace(limit, tally=tally, day=day)
+    if throttled:
+        pushed = limit.pushed_at if now - limit.throttled_at < law.probe_after else now
+        limit = replace(limit, throttled_at=now, pushed_at=pushed)
     if report.listed:
         lists = ", ".join(report.lists) or f"{report.listed} block lists"
         reason = f"on {lists} by our own check: no growth for now"
@@ -145,8 +150,15 @@ def _cut(limit: Limit, limits: Limits, law: Law, now: float) -> tuple[Limit, str
     if now - limit.cut_at < law.cut_after:
         return limit, ""
     seen = limit.measured(after=limit.cut_at + law.settle)
-    if not seen.throttled or seen.share < law.share or limit.rate <= limits.minimum:
+    if not seen.throttled or limit.rate <= limits.minimum:
         return limit, ""
+    if seen.share < law.share:
+        # Refused a little for ever is above what it takes, and never quiet: a step down.
+        if now - max(limit.cut_at, limit.raised_at, limit.pushed_at) < STEADY * law.probe_after:
+            return limit, ""
+        rate = max(limits.minimum, limit.rate * (1 - law.probe))
+        reason = f"{seen.share:.2%} of attempts throttled again and again at {seen.rate:.3g}/s"
+        return replace(limit, rate=rate, ceiling=limit.rate, probes=0, cut_at=now, reason=reason), "cut"
     caps = limit.caps()
     if caps is not None:  # the pace that binds is the plan's
         limit = replace(limit, rate=min(limit.rate, max(limits.minimum, PACE * caps[1] / 3600)))
