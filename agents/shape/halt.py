@@ -32,6 +32,8 @@ HOURS = 3600.0
 """Longer than greylisting asks for."""
 LEAST = 60.0
 """A shorter time that a reply names is no suspension."""
+LEAKS = 1200.0
+"""So soon after a stop, what is taken of a part is the leak of a quota that is used up, or of bad luck, and no rate."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ASKED = re.compile(
     r"\b(?:in|after|for|within|next|wait)\s+(?:about\s+|another\s+|at\s+least\s+)?(\d{1,6}(?:\.\d{1,3})?)\s*"
@@ -122,6 +124,10 @@ def _back(
     """Up again while it is taken; a share refused on the way is a rate again, and the law's matter."""
     goal = min(limits.maximum, limit.ceiling)
     if throttled > law.share * attempts and throttled > 1 and attempts >= FEW:
+        if now - limit.stopped_at < LEAKS:
+            rate = max(min(limits.minimum, 1 / law.ask), min(limit.rate / 2, law.asks))
+            reason = f"{throttled} of {attempts} refused on the way back: a trickle asks again"
+            return replace(limit, rate=rate, cut_at=now, throttled_at=now, reason=reason), "cut"
         return replace(limit, stopped_at=0.0, rate=max(limits.minimum, limit.rate)), ""
     if limit.rate >= goal * 0.999:
         # After long the ceiling may be elsewhere.
