@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import resources
 from typing import IO
@@ -17,6 +16,7 @@ import orjson
 from schemas.reply import Meaning, Rules, load_rules
 from schemas.reply import classify as meaning_of
 from streams.ops.clusters import Groups
+from streams.ops.long_lines import numbered_lines
 from streams.ops.returned_mail import answers, fields_of
 
 LONGEST_LINE = 1_000_000
@@ -82,7 +82,7 @@ def _replies(rules: Rules, source: IO[bytes]) -> bool:
     good, out = True, sys.stdout.buffer
     # Somebody may sit at the other end of a pipe; a file is answered in blocks.
     at_once = not stat.S_ISREG(os.fstat(source.fileno()).st_mode) if _has_fileno(source) else True
-    for number, line in _lines(source):
+    for number, line in numbered_lines(source, LONGEST_LINE):
         try:
             asked = _asked(line)
         except ValueError as error:
@@ -121,7 +121,7 @@ def _cluster(rules: Rules, files: tuple[str, ...], as_json: bool) -> bool:
 
 def _into(groups: Groups, rules: Rules, name: str, source: IO[bytes]) -> bool:
     good = True
-    for number, line in _lines(source):
+    for number, line in numbered_lines(source, LONGEST_LINE):
         try:
             asked = _asked(line)
         except ValueError as error:
@@ -137,19 +137,6 @@ def _meaning(rules: Rules, asked: Asked) -> Meaning:
     return meaning_of(
         rules, asked.reply, mx=asked.mx or "", phase=asked.phase or "", provider=asked.provider or ""
     )
-
-
-def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """(number, line), None for a line that is too long."""
-    number = 0
-    while line := source.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) <= LONGEST_LINE:
-            yield number, line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = source.readline(LONGEST_LINE)
-        yield number, None
 
 
 def _asked(line: bytes | None) -> Asked | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 import time
@@ -34,8 +33,9 @@ from streams.ops.consents import (
     says,
     told_of,
 )
-from streams.ops.suppress import LONGEST_LINE, SHOWN, login_name, why_unchanged
-from streams.ops.suppressions import BadFile, Told, all_in, change_in, publish, rows_in, rows_of
+from streams.ops.long_lines import text_lines
+from streams.ops.suppress import LONGEST_LINE, accounted, import_rows, login_name, waits, why_unchanged
+from streams.ops.suppressions import all_in, change_in, rows_in, rows_of
 from streams.settings import BadSettings, load
 
 F = Any
@@ -84,9 +84,7 @@ def _said_of(o: dict[str, Any]) -> Said:
     )  # fmt: skip
 
 
-_wait = click.option(
-    "--wait", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds until it is on record."
-)
+_wait = waits("it is on record")
 
 
 @consent.command("grant")
@@ -126,8 +124,7 @@ def grant(
 @click.option("--tenant", default="default", show_default=True)
 @click.option("--opens", is_flag=True, help="Only that opens may be tracked.")
 @click.option("--clicks", is_flag=True, help="Only that clicks may be tracked.")
-@click.option("--why", required=True, help="The reason, for the record.")
-@click.option("--by", default=None, help="Who says so; default: the login name.")
+@accounted
 @_wait
 @at_broker
 @as_json
@@ -271,28 +268,8 @@ def import_(
     Example: mailsluice consent import crm.csv --basis purchase --source "shop, checkout"
     Exit code: 0 all rows are good; 1 the broker did not take them all; 2 some row is bad, or the file.
     """
-    settings, told, said = asked(broker, prefix), Told(), _said_of(options)
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    rows = read_consents(iter(partial(text.readline, LONGEST_LINE), ""), said, time.time())
-    try:
-        if check:
-            for row in rows:
-                told.acknowledged += row.event is not None
-                told.bad_rows += row.event is None
-                if row.event is None and len(told.bad) < SHOWN:
-                    told.bad.append(row)
-        else:
-            run(settings, publish(settings, rows, told))
-    except BadFile as error:
-        raise click.UsageError(str(error)) from None
-    if as_json:
-        bad = [{"line": row.line, "why": row.why} for row in told.bad]
-        echo_json({"written": told.acknowledged, "bad": told.bad_rows, "bad_rows": bad})
-    else:
-        for row in told.bad[:SHOWN]:
-            click.echo(f"line {row.line}: {clean(row.why, 200)}", err=True)
-        click.echo(f"{told.acknowledged:,} {'good' if check else 'written'}, {told.bad_rows:,} bad rows")
-    sys.exit(2 if told.bad_rows else 0)
+    rows = read_consents(text_lines(file, LONGEST_LINE), _said_of(options), time.time())
+    import_rows(asked(broker, prefix), rows, check, as_json)
 
 
 @consent.command("rules")

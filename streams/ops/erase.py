@@ -29,7 +29,7 @@ from streams.admin import check
 from streams.ops.ask import as_json, asked, at_broker, console, echo_json, run, utc
 from streams.ops.person import STATES, Rows, States, as_dict, bounds, erased_at, held, pattern, value_of
 from streams.ops.queue_scan import audited
-from streams.ops.suppress import login_name
+from streams.ops.suppress import login_name, waits
 from streams.ops.suppressions import change
 from streams.settings import Settings
 
@@ -84,13 +84,7 @@ async def _scan(settings: Settings, to: str, partitions: int) -> Left:
 @click.option("--by", default=None, help="Who says so; default: the login name.")
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; say where the address occurs.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be deleted.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="Seconds to wait until the rows are gone.",
-)
+@waits("the rows are gone", 30.0)
 @at_broker
 @as_json
 def erase(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 import tempfile
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +26,7 @@ from streams.operators import consent_rules_of
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run
 from streams.ops.list_bounces import DECAY
 from streams.ops.list_check import TOPICS, Checked, Gathered, Person, check_list, cohort_names
+from streams.ops.long_lines import text_lines
 from streams.ops.read import read_to_end
 from streams.ops.recipients import BadFile
 from streams.resolver import Resolver
@@ -170,12 +169,11 @@ def check(
         screening, rules = screening_of(settings), consent_rules_of(settings)
     except (BadRules, BadConsents) as error:
         raise click.UsageError(str(error)) from None
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     with tempfile.TemporaryDirectory(prefix="mailsluice-") as home:
         names = Pseudonyms(settings.hash_secrets()).of if settings.secret else lambda address: ()
         gathered = Gathered(Path(home), tenant, stream, names)
         try:
-            gathered.read(iter(partial(text.readline, LONGEST_LINE), ""), found)
+            gathered.read(text_lines(file, LONGEST_LINE), found)
             run(settings, _ask(settings, gathered, found, offline, no_mx), reached=not offline)
             people = gathered.judge(screening, rules, found, now)
             _write(people, out)

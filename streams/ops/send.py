@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import logging
 import os
@@ -12,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +35,7 @@ from schemas.codec import encode
 from schemas.mail import twin
 from streams.broker import make_producer
 from streams.ops.campaign_file import EXAMPLE, BadCampaign, read_campaign
+from streams.ops.long_lines import text_lines
 from streams.ops.recipients import BadFile, Row, read_rows
 from streams.settings import BadSettings, Settings, load
 
@@ -178,9 +177,8 @@ def send(
 
 
 def _run(settings: Settings, campaign: Campaign, recipients: BinaryIO, check: bool) -> Published:
-    text = io.TextIOWrapper(recipients, encoding="utf-8", errors="surrogateescape", newline="")
     # A line without end is read in pieces, each of them a bad row.
-    rows = read_rows(iter(partial(text.readline, LONGEST_LINE), ""), campaign)
+    rows = read_rows(text_lines(recipients, LONGEST_LINE), campaign)
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

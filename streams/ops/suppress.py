@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import getpass
-import io
 import sys
 import time
-from functools import partial
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, NoReturn
 
 import click
 import msgspec
@@ -19,10 +18,12 @@ from agents.suppress.policy import DAY, REASONS, SCOPES
 from schemas.codec import Malformed
 from schemas.suppression import Suppression
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
+from streams.ops.long_lines import text_lines
 from streams.ops.remember import remember
 from streams.ops.suppressions import (
     COLUMNS,
     BadFile,
+    Row,
     Told,
     Wanted,
     all_rows,
@@ -32,6 +33,7 @@ from streams.ops.suppressions import (
     read_rows,
     rows_of,
 )
+from streams.settings import Settings
 
 LONGEST_LINE = 65_536
 """Characters of one line of a file: a longer one is read in pieces, each of them a bad row."""
@@ -68,10 +70,21 @@ def _narrowed(function: F) -> F:
     return function
 
 
-def _accounted(function: F) -> F:
+def accounted(function: F) -> F:
     """The options that say who changes something, and why."""
     function = click.option("--by", default=None, help="Who says so; default: the login name.")(function)
     return click.option("--why", required=True, help="The reason, for the record.")(function)
+
+
+def waits(until: str, seconds: float = 10.0) -> Callable[[F], F]:
+    """The option that says how long to wait for what was ordered."""
+    return click.option(
+        "--wait",
+        type=click.FloatRange(0),
+        default=seconds,
+        show_default=True,
+        help=f"Seconds to wait until {until}.",
+    )
 
 
 def login_name(by: str | None) -> str:
@@ -88,14 +101,8 @@ def login_name(by: str | None) -> str:
 @click.argument("addresses", nargs=-1, required=True)
 @_narrowed
 @click.option("--days", type=click.FloatRange(0), default=0.0, help="For so many days; default: for ever.")
-@_accounted
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait until it is in force.",
-)
+@accounted
+@waits("it is in force")
 @at_broker
 @as_json
 def add(
@@ -124,14 +131,8 @@ def add(
 @suppress.command("release")
 @click.argument("addresses", nargs=-1, required=True)
 @_narrowed
-@_accounted
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait until it is in force.",
-)
+@accounted
+@waits("it is in force")
 @at_broker
 @as_json
 def release(
@@ -349,7 +350,7 @@ def export(
 @click.argument("file", type=click.File("rb"))
 @_narrowed
 @click.option("--days", type=click.FloatRange(0), default=0.0, help="For so many days; default: for ever.")
-@_accounted
+@accounted
 @click.option("--check", is_flag=True, help="Only read the file; change nothing.")
 @at_broker
 @as_json
@@ -370,9 +371,12 @@ def import_(
     now = time.time()
     until = now + days * DAY if days else 0.0
     wanted = Wanted(tenant, scope or "tenant", stream, reason or "manual", until, login_name(by), why)
-    settings, told = asked(broker, prefix), Told()
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    rows = read_rows(iter(partial(text.readline, LONGEST_LINE), ""), wanted, now)
+    import_rows(asked(broker, prefix), read_rows(text_lines(file, LONGEST_LINE), wanted, now), check, as_json)
+
+
+def import_rows(settings: Settings, rows: Iterable[Row], check: bool, as_json: bool) -> NoReturn:
+    """Write the event of each row (``check``: none), say what was bad, and exit with 2 if anything was."""
+    told = Told()
     try:
         if check:
             for row in rows:

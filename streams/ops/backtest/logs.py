@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from streams.ops.backtest.kumomta import KumoMta
 from streams.ops.backtest.powermta import PowerMta
 from streams.ops.backtest.row import BadLine, Row, Whose
+from streams.ops.long_lines import Source, numbered_lines
 
 LONGEST_LINE = 1_000_000
 """Bytes of a line; a longer one is bad, and the next one goes on."""
@@ -29,13 +29,6 @@ LINES_OF_ONE = 20
 """Lines over which one quoted CSV record may go: more is a quotation mark that somebody forgot."""
 SHOWN = 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-
-
-class Source(Protocol):
-    """What lines are read from."""
-
-    def readline(self, size: int, /) -> bytes:
-        """A line, at most ``size`` bytes of it; nothing at the end."""
 
 
 class BadLog(ValueError):
@@ -141,7 +134,7 @@ def _reader(line: str, where: str, whose: Whose) -> PowerMta | KumoMta:
 
 def _lines(source: Source, bad: Bad, where: str) -> Iterator[tuple[int, str]]:
     """(number of its first line, record): lines, joined where a quotation goes over their end."""
-    lines, ahead = _physical(source), deque[tuple[int, bytes | None]]()
+    lines, ahead = numbered_lines(source, LONGEST_LINE), deque[tuple[int, bytes | None]]()
     while True:
         at, line = ahead.popleft() if ahead else next(lines, (0, b""))
         if line is None:
@@ -172,19 +165,6 @@ def _quoted(
             return b"".join(line or b"" for _, line in found)
     ahead.extendleft(reversed([one for one in found if one[1] != b""]))
     return None
-
-
-def _physical(source: Source) -> Iterator[tuple[int, bytes | None]]:
-    """(number, line); None for one that is too long."""
-    number = 0
-    while line := source.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) <= LONGEST_LINE:
-            yield number, line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = source.readline(LONGEST_LINE)
-        yield number, None
 
 
 @contextmanager
