@@ -27,10 +27,9 @@ from typing import NamedTuple
 
 from agents.deliver.allowance import Little
 from agents.deliver.job import Mail
+from schemas.cohort import CLICKED, SILENT
 
-CLICKED, OPENED = 0, 1
-"""The cohort that a gate lets pass; the last one that a source in warm-up is kept for while others can send."""
-NONE = 5
+NONE = SILENT + 1
 """Beyond all cohorts."""
 MOST = 2000
 """Mails that a feed keeps for a DKIM domain and its sources (a group)."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 from agents.deliver.allowance import Allowance, Rate
 from agents.deliver.bucket import TokenBucket
-from agents.deliver.choose import CLICKED, OPENED, STEPS, Aside, Chooser, Steps
+from agents.deliver.choose import STEPS, Aside, Chooser, Steps
 from agents.deliver.connect import ConnectFailed
 from agents.deliver.domains import Domains
 from agents.deliver.fair import FairQueue
@@ -22,6 +22,7 @@ from agents.deliver.job import Mail
 from agents.deliver.pool import Limits, MxHost, Pool
 from agents.deliver.smtp import Session
 from agents.deliver.sources import Sources
+from schemas.cohort import CLICKED, OPENED
 from schemas.hosts import Hosts
 
 AGAIN = 0.02

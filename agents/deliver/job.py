@@ -9,6 +9,7 @@ from agents import Reject, Ticket
 from agents.deliver.attempt import Attempt
 from agents.deliver.requirement import OPPORTUNISTIC, Requirement
 from schemas.codec import Record
+from schemas.cohort import NEW, SILENT
 from schemas.hosts import MailHosts
 from schemas.mail import NOW, VERDICTS, is_verdict
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from agents.deliver.smtp import Session
 
 
-_COHORTS = {b"%d" % n: n for n in range(5)}
-NEW = 3
-"""The cohort of marketing mail that was screened before there were any."""
+_COHORTS = {b"%d" % cohort: cohort for cohort in range(SILENT + 1)}
 MOST_ATTEMPTS = 1_000_000
 LATEST = 1e11
 """Unix seconds beyond which no time is meant (the year 5138)."""
@@ -115,6 +114,7 @@ class Mail:
         self.stream = record.text("stream", "marketing")
         self.dkim = record.text("dkim")
         self.author = record.text("author")
+        # Screened before there were any: new.
         self.cohort = _COHORTS.get(headers.get("cohort", b""), NEW) if self.stream == "marketing" else -1
         self.rank = 0
         self.last = record.text("reply")

@@ -8,9 +8,8 @@ arrival. Sources: warm-up practice in providers.md (weeks 1-2 only who was activ
 from __future__ import annotations
 
 from agents.screen.rules import DAY, Known
+from schemas.cohort import ACTIVE, CLICKED, NEW, OPENED, SILENT
 
-CLICKED, OPENED, ACTIVE, NEW, SILENT = range(5)
-"""Clicked within 30 days; opened within 30; clicked or opened within 90; new, or not to be seen to read; none of these."""
 LATELY = 30 * DAY
 QUARTER = 90 * DAY
 

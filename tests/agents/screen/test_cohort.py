@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.screen.cohort import ACTIVE, CLICKED, NEW, OPENED, SILENT, cohort_of
+from agents.screen.cohort import cohort_of
 from agents.screen.rules import DAY, STRANGER, Known
+from schemas.cohort import ACTIVE, CLICKED, NEW, OPENED, SILENT
 
 NOW = 1_800_000_000.0
 
