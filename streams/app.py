@@ -354,7 +354,7 @@ class App:
         suppressions = self._states(
             stage, "mail-suppressions", follower, newer=_newer_suppression, head=first_word
         )
-        worker = f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000):x}"
+        worker = worker_name()
         allowance = Allowance(
             worker, self.partitions, Rate(settings.deliver_rate, 2, 20, 0.0, "no policy yet")
         )
@@ -623,13 +623,15 @@ def observe_outcome(outcome: Outcome, age: float, repeat: int) -> None:
         _age(provider, outcome.stream).observe(age)
 
 
-def _newer_suppression(old: bytes, new: bytes) -> bool:
-    return parse(new, Suppression).version >= parse(old, Suppression).version
+def _by_version(row: type[Suppression | StreamConsent | Contact]) -> Callable[[bytes, bytes], bool]:
+    """Whether a row of a state is not older than the one that it would take the place of."""
+
+    def newer(old: bytes, new: bytes) -> bool:
+        return parse(new, row).version >= parse(old, row).version
+
+    return newer
 
 
-def _newer_consent(old: bytes, new: bytes) -> bool:
-    return parse(new, StreamConsent).version >= parse(old, StreamConsent).version
-
-
-def _newer_contact(old: bytes, new: bytes) -> bool:
-    return parse(new, Contact).version >= parse(old, Contact).version
+_newer_suppression = _by_version(Suppression)
+_newer_consent = _by_version(StreamConsent)
+_newer_contact = _by_version(Contact)

@@ -192,6 +192,7 @@ class Outbox:
         """``clock``: Unix seconds, for the records' timestamps. Without ``swift``, ``producer`` takes all."""
         self._producer = producer
         self._swift = swift or producer
+        self._producers = tuple(dict.fromkeys((self._producer, self._swift)))
         self._settings = settings
         self._die = die
         self._clock = clock
@@ -215,7 +216,7 @@ class Outbox:
     async def start(self) -> None:
         """Connect and start writing."""
         try:
-            for producer in {self._producer, self._swift}:
+            for producer in self._producers:
                 await asyncio.wait_for(producer.start(), 40)
         except TimeoutError:
             raise ValueError(
@@ -229,7 +230,7 @@ class Outbox:
         """Ask once for the partitions of logical ``topics``: else the first record of each waits for that, and
         all that is to be written behind it."""
         names = [self._settings.topic(topic) for topic in topics]
-        for producer in {self._producer, self._swift}:
+        for producer in self._producers:
             for name in names:
                 producer.client.add_topic(name)
             await asyncio.gather(*(producer.partitions_for(name) for name in names))
@@ -239,7 +240,7 @@ class Outbox:
         await self.flush(30)
         if self._task:
             self._task.cancel()
-        for producer in {self._producer, self._swift}:
+        for producer in self._producers:
             await stopped(producer)
 
     @property

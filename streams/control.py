@@ -25,6 +25,7 @@ from typing import Any
 
 import faust
 import faust.transport.drivers.aiokafka as aiokafka_driver
+from msgspec.structs import replace
 
 from agents.shape.agent import Fact, Shaper
 from agents.shape.campaigns import Campaigns as Gates
@@ -33,6 +34,7 @@ from agents.shape.limit import Key
 from agents.shape.rules import BadPolicy, parse_policy
 from agents.shape.rules import Settings as Policy
 from agents.watch.policy import block_lists
+from agents.watch.policy import report as told
 from schemas.campaign_gate import CampaignGate
 from schemas.codec import Malformed, Record, decode, encode, headers_from, name_of
 from schemas.hold import Command, Hold
@@ -329,11 +331,9 @@ class Control:
 
     async def _tell_listed(self, key: Key, lists: tuple[str, ...], now: float) -> None:
         kind, name, provider = key
-        report = LaneReport(
-            worker="watch", number=0, kind="feedback", provider=provider, time=now,
-            source=name if kind == "source" else "", dkim=name if kind == "dkim" else "",
-            listed=len(lists), lists=lists[:MOST_LISTS],
-        )  # fmt: skip
+        report = replace(
+            told(kind, name, provider, "watch", now), listed=len(lists), lists=lists[:MOST_LISTS]
+        )
         headers = {"type": b"lane_report", "version": b"1"}
         await (await self.reports.send(value=encode(report), partition=0, headers=headers))
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agents import Out, Reject, Stage, State, States, Ticket, View
 from agents.screen.cohort import cohort_of
-from agents.screen.consents import FREE, Agreed, Consents
+from agents.screen.consents import FREE, Agreed, Consents, is_seen
 from agents.screen.policy import Candidate, Settings, decide, keys_of, looked_up, missing, repeat, row_for
 from agents.screen.rules import PASS, STRANGER, Known, Screening, Verdict, judge, meant, read_known
 from schemas.address import domain_of
@@ -179,7 +179,7 @@ class Screen:
         elif mail.stream == "marketing" and self._screening is not None:
             if decision == "pass":
                 contact = self._known(mail, partition)
-                tracked = _tracked(record, contact, agreed)
+                tracked = is_seen("consent" in record.headers, contact, agreed)
                 verdict = self._judge(mail, contact, tracked, self._screening, now)
                 if verdict.reason:
                     decision, reason = "suppressed", verdict.reason
@@ -331,14 +331,6 @@ def letters(contact: Known) -> bytes:
     if consent is None:
         return b""
     return (b"o" if consent.opens else b"") + (b"c" if consent.clicks else b"")
-
-
-def _tracked(record: Record, contact: Known, agreed: Agreed) -> bool:
-    """Whether opens or clicks of the mail may be seen."""
-    if agreed.letters is not None:
-        return bool(agreed.letters)
-    consent = contact.consent
-    return "consent" in record.headers or (consent is not None and (consent.opens or consent.clicks))
 
 
 def candidate(record: Record) -> Candidate:

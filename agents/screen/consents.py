@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from agents import View
+from agents.screen.rules import Known
 from schemas.consent import consent_key
 from schemas.consent_rules import ConsentRule, ConsentRules
 
@@ -50,6 +51,14 @@ def agreed(standing: Standing, rule: ConsentRule, due: float) -> Agreed:
         else:
             refusal = "there is no consent on record"
     return Agreed(refusal, standing.tracking.encode() if rule.tracking == "consent" else None)
+
+
+def is_seen(said: bool, contact: Known, agreed: Agreed) -> bool:
+    """Whether opens or clicks of a mail may be seen. ``said``: its send says so."""
+    if agreed.letters is not None:
+        return bool(agreed.letters)
+    consent = contact.consent
+    return said or (consent is not None and (consent.opens or consent.clicks))
 
 
 class Consents:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from schemas.lane_report import LaneReport
+
 Said = Literal["listed", "clean", "unknown"]
 _ZONE = re.compile(r"(?=.{1,200}$)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9])?)+")
 _LISTING = ipaddress.ip_network("127.0.0.0/8")
@@ -76,6 +78,19 @@ def meaning(answers: Sequence[str] | None) -> Said:
             return "unknown"
         listed = True
     return "listed" if listed else "clean"
+
+
+def report(kind: str, name: str, provider: str, worker: str, now: float) -> LaneReport:
+    """What shape is told about a name of ours (``kind``: source or dkim) at a provider; without its figures."""
+    return LaneReport(
+        worker=worker,
+        number=0,
+        kind="feedback",
+        provider=provider,
+        source=name if kind == "source" else "",
+        dkim=name if kind == "dkim" else "",
+        time=now,
+    )
 
 
 def in_order(has: Said, has_not: Said) -> bool:

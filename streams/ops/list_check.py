@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.screen.consents import agreed, read_standing
+from agents.screen.consents import FREE, agreed, is_seen, read_standing
 from agents.screen.rules import STRANGER, Known, Screening, judge, meant, read_known
 from schemas.address import domain_of, normalise
 from schemas.campaign import Campaign
@@ -233,14 +233,12 @@ class Gathered:
         if not marketing:
             return Person(line, who, "")
         rule = rules.of(self.tenant, self.stream)
-        consent = contact.consent
-        seen = tracked or (consent is not None and (consent.opens or consent.clicks))
+        said = FREE
         if rule.asks:
             said = agreed(read_standing(next(iter(known["mail-consents"]), b"{}")), rule, now)
             if said.refusal:
                 return Person(line, who, "no_consent", said.refusal)
-            seen = bool(said.letters) if said.letters is not None else seen
-        verdict = judge(who, self.tenant, contact, seen, (), screening, now)
+        verdict = judge(who, self.tenant, contact, is_seen(tracked, contact, said), (), screening, now)
         found.warned.update(verdict.warned)
         return Person(line, who, verdict.reason, verdict.detail, verdict.suggestion)
 

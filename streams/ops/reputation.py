@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 
 import click
+from msgspec.structs import replace
 
-from agents.watch.policy import BlockList, block_lists, question
+from agents.watch.policy import BlockList, block_lists, question, report
 from schemas.codec import encode
 from schemas.hold import Command
 from schemas.lane_policy import ALL
@@ -16,7 +17,7 @@ from schemas.lane_report import LaneReport
 from streams.ops.ask import as_json, asked, at_broker, clean, echo_json, run
 from streams.ops.lanes import read_policies
 from streams.ops.queue_scan import audited
-from streams.ops.warmup import kind_of
+from streams.ops.warmup import check_names, kind_of
 from streams.resolver import Resolver
 from streams.settings import Settings
 from streams.watching import Watch
@@ -123,9 +124,7 @@ def tell(
     """
     if not traps and not complaints:
         raise click.UsageError("say what there is to tell: --traps or --complaints")
-    for label, text in (("NAME", name), ("PROVIDER", provider), ("--why", why), ("--by", by)):
-        if not 0 <= len(text) <= 255 or not (text.isprintable() or not text) or "|" in text:
-            raise click.UsageError(f"{label}: at most 255 printable characters, no |")
+    check_names({"NAME": name, "PROVIDER": provider, "--why": why, "--by": by})
     settings, now, kind = asked(broker, prefix), round(time.time(), 3), kind_of(name)
     command = Command(
         what="reputation tell",
@@ -135,18 +134,15 @@ def tell(
         time=now,
         counts={"traps": traps, "complaints": complaints},
     )
-    report = LaneReport(
-        worker="operator", number=0, kind="feedback", provider=provider, time=now, traps=traps,
-        complaints=complaints, source=name if kind == "source" else "", dkim=name if kind == "dkim" else "",
-    )  # fmt: skip
-    run(settings, _told(settings, command, report))
+    said = replace(report(kind, name, provider, "operator", now), traps=traps, complaints=complaints)
+    run(settings, _told(settings, command, said))
     click.echo(
         f"told: {clean(name)} at {clean(provider)}; `mailsluice lanes explain` says what follows from it"
     )
 
 
-async def _told(settings: Settings, command: Command, report: LaneReport) -> None:
+async def _told(settings: Settings, command: Command, said: LaneReport) -> None:
     async with audited(settings, command) as (producer, counts):
         headers = [("type", b"lane_report"), ("version", b"1")]
-        await producer.send_and_wait(settings.topic(REPORTS), encode(report), partition=0, headers=headers)
+        await producer.send_and_wait(settings.topic(REPORTS), encode(said), partition=0, headers=headers)
         counts.update(command.counts)

@@ -6,6 +6,7 @@ import getpass
 import ipaddress
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import click
@@ -198,9 +199,7 @@ def set_limit(
         raise click.UsageError("--per-day belongs to `engaged-only`, which needs it")
     if plan and what not in ("day", "restart"):
         raise click.UsageError("--plan belongs to `day` and `restart`")
-    for label, text in (("NAME", name), ("PROVIDER", provider), ("--why", why), ("--by", by)):
-        if len(text) > 255 or not text.isprintable() or (label in ("NAME", "PROVIDER") and "|" in text):
-            raise click.UsageError(f"{label}: at most 255 printable characters, no |")
+    check_names({"NAME": name, "PROVIDER": provider}, {"--why": why, "--by": by})
     settings = asked(broker, prefix)
     order = LaneOrder(
         kind=kind_of(name),
@@ -215,6 +214,13 @@ def set_limit(
     )
     run(settings, written(settings, order))
     click.echo(f"ordered: {clean(name)} at {clean(provider)}: {ORDERS[what]}")
+
+
+def check_names(names: Mapping[str, str], words: Mapping[str, str] | None = None) -> None:
+    """Raises UsageError for what no record can hold: ``names`` stand in keys, ``words`` beside them."""
+    for label, text in {**names, **(words or {})}.items():
+        if len(text) > 255 or not text.isprintable() or (label in names and "|" in text):
+            raise click.UsageError(f"{label}: at most 255 printable characters, no |")
 
 
 def kind_of(name: str) -> Literal["source", "dkim"]:
