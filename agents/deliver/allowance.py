@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from zlib import crc32
 
 from agents.deliver.bucket import MOST_WAIT, TokenBucket
-from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
+from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease, Spent
 from schemas.lane_report import Used
 
 Kind = Literal["source", "dkim", "from"]
@@ -90,6 +90,16 @@ class _Line:
     def left(self) -> int:
         """Messages that the lease still allows; asked only where it is counted."""
         return self.lease.most - self.total if self.lease is not None and self.lease.most >= 0 else 0
+
+    def tell(self) -> int:
+        """Messages started under it that no report has told yet; they count as told now."""
+        fresh, self.told = self.total - self.told, self.total
+        return fresh
+
+    def over(self, mono: float) -> int:
+        """The number up to which leases are over."""
+        number = self.lease.number if self.lease else 0
+        return number if mono >= self.ends else max(0, number - 1)
 
 
 class Allowance:
@@ -249,14 +259,13 @@ class Allowance:
         """
         found = []
         for line in self._road((provider, source, dkim)):
-            fresh, line.told = line.total - line.told, line.total
+            fresh = line.tell()
             kind, _, of = line.key
             if line.policy is None:
                 if of != ALL and fresh:
                     found.append(Used(kind=kind, total=line.total, fresh=fresh))
             elif line.policy.spent is not None:
-                number = line.lease.number if line.lease else 0
-                over = number if mono >= line.ends else max(0, number - 1)
+                over = line.over(mono)
                 found.append(Used(kind=kind, over_all=of == ALL, total=line.total, fresh=fresh, over=over))
         return tuple(found)
 
@@ -265,17 +274,14 @@ class Allowance:
         found = []
         for name, count in waiting.items():
             line = self._line(("from", name, ALL))
-            fresh, line.told = line.total - line.told, line.total
-            number = line.lease.number if line.lease else 0
-            over = number if mono >= line.ends else max(0, number - 1)
             found.append(
                 Used(
                     kind="from",
                     name=name,
                     over_all=True,
                     total=line.total,
-                    fresh=fresh,
-                    over=over,
+                    fresh=line.tell(),
+                    over=line.over(mono),
                     waiting=count,
                 )
             )
@@ -308,12 +314,10 @@ class Allowance:
         return least._replace(engaged_only=mine.engaged_only or all_of_them.engaged_only)
 
     def _today(self, key: Key, wall: float) -> Little | None:
-        if key not in self._days:
+        spent = self._spent(key)
+        if spent is None:
             return None
         line = self._lines[key]
-        assert line.policy is not None
-        spent = line.policy.spent
-        assert spent is not None
         begun = spent.day_start > 0 and wall < spent.day_start + DAY
         free = max(0, spent.per_day - spent.used - spent.ahead) if begun else spent.per_day
         # What is written runs ahead of what is sent: by what this worker holds, and by a part of the day.
@@ -322,15 +326,16 @@ class Allowance:
         next_day = spent.day_start + DAY if begun else wall + DAY
         return Little(left, rate, next_day, key in self._gated)
 
+    def _spent(self, key: Key) -> Spent | None:
+        """What is written of a limit whose days are counted; None for another one."""
+        policy = self._lines[key].policy if key in self._days else None
+        return policy.spent if policy is not None else None
+
     def spares(self, provider: str, source: str, wall: float) -> bool:
         """Whether a source in warm-up may wait for the most engaged: its day is as far used up as gone by."""
-        key: Key = ("source", source, provider)
-        if key not in self._days:
+        spent = self._spent(("source", source, provider))
+        if spent is None:
             return False
-        line = self._lines[key]
-        assert line.policy is not None
-        spent = line.policy.spent
-        assert spent is not None
         gone = (wall - spent.day_start) / (SCHEDULE * DAY) if spent.day_start else 0.0
         return spent.used + spent.ahead >= spent.per_day * min(1.0, gone)
 
