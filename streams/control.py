@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Sequence
-from importlib import resources
 from typing import Any
 
 import faust
@@ -31,7 +30,7 @@ from agents.shape.agent import Fact, Shaper
 from agents.shape.campaigns import Campaigns as Gates
 from agents.shape.check import refused
 from agents.shape.limit import Key
-from agents.shape.rules import BadPolicy, parse_policy
+from agents.shape.rules import BadPolicy
 from agents.shape.rules import Settings as Policy
 from agents.watch.policy import block_lists
 from agents.watch.policy import report as told
@@ -46,6 +45,7 @@ from streams.broker import EXIT_SEND_FAILED, die, fetch_wait_ms
 from streams.clock import SteadyClock
 from streams.counting import begin_campaigns, forget_limits, limit_gauges, listed_gauges
 from streams.follow import Follower
+from streams.operators import Stamp, policy_of, stamp_of
 from streams.resolver import Resolver
 from streams.settings import BadSettings, Settings, load
 from streams.tables import Campaigns
@@ -61,35 +61,6 @@ EXIT_BUG = 70
 EXIT_CONFIG = 78
 SOON = 10.0
 """Seconds until the block lists are thought of again where no limit is in use yet."""
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The shaping policy: the operator's file, or the shipped one of the profile, under the override.
-
-    Raises BadPolicy with every fault of both, OSError, UnicodeDecodeError.
-    """
-    if settings.policy is not None:
-        text, where = settings.policy.read_text("utf-8"), str(settings.policy)
-    else:
-        where = "demo.toml" if settings.profile == "demo" else "policy.toml"
-        text = resources.files("agents.shape").joinpath(where).read_text("utf-8")
-    if settings.policy_override is None:
-        return parse_policy(text, where)
-    return parse_policy(
-        text, where, settings.policy_override.read_text("utf-8"), str(settings.policy_override)
-    )
-
-
-def stamps_of(settings: Settings) -> tuple[tuple[int, int, int], ...]:
-    """What changes when a policy file does: its node, size and time of change (0 where there is none)."""
-    found = []
-    for path in (settings.policy, settings.policy_override):
-        try:
-            about = path.stat() if path is not None else None
-        except OSError:
-            about = None
-        found.append((about.st_ino, about.st_size, about.st_mtime_ns) if about else (0, 0, 0))
-    return tuple(found)
 
 
 class _Thread(aiokafka_driver.AIOKafkaConsumerThread):
@@ -150,7 +121,7 @@ class Control:
         self.shaper = Shaper(policy)
         self.gates = Gates(policy.campaign, policy.tenants)
         self.campaigns: Campaigns | None = None
-        self._stamps = stamps_of(settings)
+        self._stamps = self._stamped()
         self._clock = SteadyClock()
         self.app = app
         self.reports = app.topic(settings.topic(REPORTS), key_type=bytes, value_type=bytes)
@@ -357,9 +328,12 @@ class Control:
             log.warning("%s %s: %s", what, campaign.key.decode(), reason)
         metrics.CANARY_LATE.set(self.gates.waiting(self.campaigns, now))
 
+    def _stamped(self) -> tuple[Stamp, Stamp]:
+        return stamp_of(self.settings.policy), stamp_of(self.settings.policy_override)
+
     def reload(self) -> list[Fact]:
         """Read the policy files again where they changed; a faulty one is told, and the old one stays."""
-        stamps = stamps_of(self.settings)
+        stamps = self._stamped()
         if stamps == self._stamps:
             return []
         self._stamps = stamps

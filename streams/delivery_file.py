@@ -7,13 +7,12 @@ from importlib import resources
 
 from agents.deliver.delivery import Asks, BadDelivery, Delivery, read_delivery
 from agents.deliver.sources import Sources
-from streams.operators import text_of
+from streams.operators import stamp_of, text_of
 from streams.settings import Settings
 
 log = logging.getLogger("mailsluice.delivery")
 EVERY = 5.0
 """Seconds between two looks at the file."""
-Stamp = tuple[int, int, int]
 
 
 def delivery_of(settings: Settings) -> Delivery:
@@ -29,12 +28,12 @@ class DeliveryFile:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stamp = self._stamped()
+        self._stamp = stamp_of(self._settings.delivery)
         self.sources, self.asks = self._read()
 
     def changed(self) -> bool:
         """Look at the file; True where another one is in force now. A faulty one is told, and the old one stays."""
-        stamp = self._stamped()
+        stamp = stamp_of(self._settings.delivery)
         if stamp == self._stamp:
             return False
         self._stamp = stamp
@@ -52,12 +51,3 @@ class DeliveryFile:
         if self._settings.deliver_sources and not any(found.sources.names):
             return Sources.at(self._settings.deliver_sources), found.asks
         return found.sources, found.asks
-
-    def _stamped(self) -> Stamp:
-        """What changes when the file does: its node, size and time of change (0 where there is none)."""
-        path = self._settings.delivery
-        try:
-            about = path.stat() if path is not None else None
-        except OSError:
-            about = None
-        return (about.st_ino, about.st_size, about.st_mtime_ns) if about else (0, 0, 0)

@@ -284,15 +284,19 @@ class Shaper:
         for kind, name in wanted:
             key: Key = (kind, name, ALL)
             was = self.published.get(key)
-            if (key not in self.counted.budgets) if kind == "source" else (was is None or not was.by_from):
-                budget = Budget(0, WIDE, WIDE_SPAN) if kind == "source" else None
+            budget: Budget | None = None
+            if kind == "source":
+                if key in self.counted.budgets:
+                    continue
+                budget = self.counted.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
+            elif was is not None and was.by_from:  # a DKIM domain is counted by its From addresses
+                continue
+            else:
                 self.counted.budgets.pop(key, None)
-                if budget is not None:
-                    self.counted.budgets[key] = budget
-                policy = wide_policy(kind, name, budget, now)
-                if was is not None:
-                    policy = replace(policy, suspended_until=was.suspended_until)
-                facts.append(self._publish(policy, now))
+            policy = wide_policy(kind, name, budget, now)
+            if was is not None:
+                policy = replace(policy, suspended_until=was.suspended_until)
+            facts.append(self._publish(policy, now))
         for key, policy in list(self.published.items()):
             if key[0] == "from" or key[2] != ALL:
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import ipaddress
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,9 +18,10 @@ from agents.shape.rules import Settings as Policy
 from schemas.codec import encode, header_list, name_of
 from schemas.lane_policy import ALL, LaneOrder
 from streams.broker import make_producer, started, stopped
+from streams.operators import policy_of
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run
 from streams.ops.lanes import TOPIC, Policies, read_policies
-from streams.settings import BadSettings, Settings, load
+from streams.settings import Settings
 
 ORDERS = {
     "warm": "known to the provider already: no plan, the law alone",
@@ -54,7 +54,7 @@ def plan_of(name: str | None, days: int, as_json: bool) -> None:
     Example: mailsluice warmup plan conservative --days 21
     Exit code: 0; 2 no such plan, or wrong settings or policy.
     """
-    plans = _policy().plans
+    plans = policy_in_force(asked()).plans
     if name is not None and name not in plans:
         raise click.UsageError(f"no plan {name!r}; there are {', '.join(plans) or 'none'}")
     listed = [
@@ -72,13 +72,14 @@ def plan_of(name: str | None, days: int, as_json: bool) -> None:
         )
 
 
-def _policy() -> Policy:
-    from streams.control import policy_of  # faust is slow to import
-
+def policy_in_force(settings: Settings) -> Policy:
+    """The shaping policy of these settings. Raises UsageError."""
     try:
-        return policy_of(load(os.environ))
-    except (BadSettings, BadPolicy, OSError, UnicodeDecodeError) as error:
+        return policy_of(settings)
+    except BadPolicy as error:
         raise click.UsageError(str(error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"the shaping policy cannot be read: {error}") from None
 
 
 @warmup.command("status")

@@ -23,8 +23,9 @@ from agents.deliver.allowance import Allowance
 from schemas.codec import decode, encode
 from schemas.lane_policy import Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport, Reply
-from streams.control import _record, make_app, policy_of, run_control
+from streams.control import _record, make_app, run_control
 from streams.lab.dns import DnsServer, Zone
+from streams.operators import policy_of
 from streams.settings import Settings
 from tests.support.brokers import Broker, create_topics
 from tests.support.ports import free_port

@@ -22,7 +22,6 @@ from schemas.outcome import Outcome
 from schemas.reply import Rules, load_rules
 from schemas.reply_rules import RulesError
 from streams.admin import check
-from streams.control import policy_of
 from streams.ops.ask import Time, as_json, asked, at_broker, clean, echo_json, run, utc
 from streams.ops.backtest import kumomta, powermta
 from streams.ops.backtest.law import Fixed, Law, Side, warm
@@ -31,7 +30,8 @@ from streams.ops.backtest.people import Ours, People, Theirs
 from streams.ops.backtest.replay import Assumed, Replay
 from streams.ops.backtest.show import figures, show
 from streams.ops.read import read_to_end
-from streams.settings import BadSettings, Settings
+from streams.ops.warmup import policy_in_force
+from streams.settings import Settings
 
 LARGEST = 2_000_000
 """Bytes of a policy or rules file."""
@@ -214,17 +214,15 @@ def _text(path: str) -> str:
 
 def _policy(settings: Settings, path: str | None) -> Policy:
     """The policy in force, or that of a file: in the place of the override where it only says what differs."""
+    if path is None:
+        return policy_in_force(settings)
+    text = _text(path)
+    if not _is_whole(text):
+        return policy_in_force(replace(settings, policy_override=Path(path)))
     try:
-        if path is None:
-            return policy_of(settings)
-        text = _text(path)
-        if _is_whole(text):
-            return parse_policy(text, path)
-        return policy_of(replace(settings, policy_override=Path(path)))
-    except (BadPolicy, BadSettings) as error:
+        return parse_policy(text, path)
+    except BadPolicy as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.UsageError(f"{error.filename}: {error.strerror}") from None
 
 
 def _is_whole(text: str) -> bool:

@@ -13,13 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.shape.explain import rate_text
-from agents.shape.rules import BadPolicy
 from agents.shape.rules import Settings as Policy
 from schemas.campaign import Campaign
 from schemas.faults import Faulty
 from schemas.lanes import LANES
 from schemas.send import Send
-from streams.control import policy_of
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
 from streams.ops.campaign import campaigns
 from streams.ops.campaign_file import BadCampaign, read_campaign
@@ -28,7 +26,8 @@ from streams.ops.forecast.lane import Lane
 from streams.ops.forecast.model import LaneForecast, forecast
 from streams.ops.forecast.rates import Rates
 from streams.ops.recipients import BadFile, read_rows
-from streams.settings import BadSettings, Settings
+from streams.ops.warmup import policy_in_force
+from streams.settings import Settings
 
 DAY = 86400.0
 HORIZON = 60 * DAY
@@ -64,7 +63,7 @@ def command(
     Exit code: 0; 1 no such campaign, no broker, or mail that would expire before; 2 wrong usage, settings or file.
     """
     settings = asked(broker, prefix)
-    policy = _policy(settings)
+    policy = policy_in_force(settings)
     now = time.time()
     file = _from_file(campaign) if campaign.endswith(".toml") else None
     if file is not None and recipients is None:
@@ -117,15 +116,6 @@ def _forecast(
 ) -> list[LaneForecast]:
     rates = Rates(policy, found.policies, now, found.author, grow)
     return forecast(lanes, rates, found.dkim, now, end, found.held)
-
-
-def _policy(settings: Settings) -> Policy:
-    try:
-        return policy_of(settings)
-    except (BadPolicy, BadSettings) as error:
-        raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.UsageError(f"{error.filename}: {error.strerror}") from None
 
 
 def _from_file(path: str) -> Campaign:
