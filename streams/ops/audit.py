@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,8 +180,12 @@ async def audit(
             stories[origin] = Story()
             names[origin] = name
     result.received = len(stories)
-    await _read_ends(settings, count, stories, result, replays)
-    await _read_pending(settings, count, stories, replays)
+    at: dict[str, dict[int, int]] = defaultdict(dict)
+    await _read_ends(settings, count, stories, result, replays, at)
+    if not all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
+        await _read_pending(settings, count, stories, replays)
+        # What ended in between was pending no more, and had not ended before: its end is in what has come since.
+        await _read_ends(settings, count, stories, result, replays, at)
     for origin, story in stories.items():
         end = story.end()
         result.counts[end] += 1
@@ -201,9 +205,21 @@ def _campaign_of(value: bytes | None) -> str:
 
 
 async def _read_ends(
-    settings: Settings, count: int, stories: dict[str, Story], result: Audit, replays: Replays | None
+    settings: Settings,
+    count: int,
+    stories: dict[str, Story],
+    result: Audit,
+    replays: Replays | None,
+    at: dict[str, dict[int, int]],
 ) -> None:
-    async for m in read_topic(settings, "mail-outcomes", count):
+    """Ends from ``at`` on (topic -> partition -> offset), which then says how far they were read."""
+
+    async def read(topic: str, partitions: int) -> AsyncIterator[Record]:
+        async for record in read_topic(settings, topic, partitions, dict(at[topic])):
+            at[topic][record.partition] = record.offset + 1
+            yield record
+
+    async for m in read("mail-outcomes", count):
         outcome = orjson.loads(m.value or b"")
         story = stories.get(outcome.get("origin", ""))
         if story is None:
@@ -212,7 +228,7 @@ async def _read_ends(
         row, _ = reduce_outcome(m.value or b"")
         if not story.row or newer(story.row, row):
             story.row = row
-    async for m in read_topic(settings, "mail-events", count):
+    async for m in read("mail-events", count):
         event = orjson.loads(m.value or b"")
         story = stories.get(event.get("origin", ""))
         if story is None:
@@ -222,7 +238,7 @@ async def _read_ends(
         elif event.get("terminal") and not event.get("attempt"):
             story.event = event["kind"]
     for topic in ("mail-dlq", "mail-sends-dlq"):
-        async for m in read_topic(settings, topic, 1):
+        async for m in read(topic, 1):
             story = stories.get(origin_of_letter(m, replays))
             if story is not None:
                 story.dead = True
@@ -232,8 +248,6 @@ async def _read_pending(
     settings: Settings, count: int, stories: dict[str, Story], replays: Replays | None
 ) -> None:
     """Origins that have an uncommitted copy in a flow topic."""
-    if all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
-        return
     for stage in STAGES:
         if stage.name not in FLOW:
             continue
