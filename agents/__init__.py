@@ -188,6 +188,9 @@ class Stage:
     patience: float = 0.15
     """Seconds that a record may wait under load for others to be fetched with it: a fetch costs as much as 20
     records, at the broker as much again. Transactional mail never waits for that."""
+    skips: frozenset[bytes] = frozenset()
+    """Values of the header ``kind`` that say nothing to it: the runner counts such a record as done, unread.
+    Of an event that nobody looks at, decoding and handing over are most of the cost."""
     prompt: bool = False
     """Whether outputs wait for nothing: what deliver has not told yet would be sent twice after a crash."""
 

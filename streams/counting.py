@@ -95,7 +95,8 @@ class Written:
         self._topics[topic] = self._topics.get(topic, 0) + 1
         with suppress(msgspec.MsgspecError):  # a count is no reason to lose a record
             if topic == "mail-events" and out.value:
-                kind = _kind.decode(out.value).kind
+                named = out.headers.get("kind")
+                kind = named.decode() if named is not None else _kind.decode(out.value).kind
                 self._events[kind] = self._events.get(kind, 0) + 1
             elif topic == "mail-suppressions" and out.value:
                 row = _reason.decode(out.value)

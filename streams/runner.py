@@ -356,7 +356,9 @@ class Runner(ConsumerRebalanceListener):
             log.info("%s: offsets %d to %d hold no records", tp, line.next, first - 1)
             line.next = first
         queue = share.urgent if name.endswith(NOW) else share.bulk
-        taken = 0
+        taken = passed = 0
+        skips = self.stage.skips
+        last = None
 
         def finished(work: Work) -> None:
             self._finished(share, line, work)
@@ -367,6 +369,13 @@ class Runner(ConsumerRebalanceListener):
             if line.alone and (line.mark.span or self.outbox.trial not in (None, line)):
                 line.rest = [m for m in messages if m.offset >= message.offset]
                 break
+            last = message
+            if skips and not line.alone and not line.bury and _kind(message.headers) in skips:
+                line.mark.take(message.offset)
+                line.mark.finish(message.offset)
+                line.next = message.offset + 1
+                passed += 1
+                continue
             try:
                 record = Record(
                     name,
@@ -406,12 +415,13 @@ class Runner(ConsumerRebalanceListener):
                 )
             else:
                 queue.append(work)
+        if last is not None:
+            line.marks.saw(last)
+            self._taken += taken + passed
         if taken:
             if queue is share.urgent:
                 self._turns.urgent()
-            line.marks.saw(record)
             self._in[name].inc(taken)
-            self._taken += taken
             share.wake.set()
 
     def _finished(self, share: Share, line: Line, work: Work) -> None:
@@ -741,6 +751,14 @@ class Runner(ConsumerRebalanceListener):
         metrics.UNACKED.labels(name).set(self.outbox.unacked)
         for topic, count in lag.items():
             metrics.LAG.labels(name, topic).set(count)
+
+
+def _kind(headers: Any) -> bytes | None:
+    """The header ``kind``: the last one that is named so, as ``headers_from`` has it."""
+    for name, value in reversed(headers):
+        if name == "kind":
+            return value
+    return None
 
 
 def _place(reader: AIOKafkaConsumer, tp: TopicPartition) -> str:

@@ -17,7 +17,7 @@ from agents.classify.returns import of_report
 from agents.classify.tokens import claimed_mail, is_about, named_mail, quoted_owner, writer
 from schemas.codec import Malformed, Record, decode, encode, parse
 from schemas.erasure import Erasure
-from schemas.event import MailEvent
+from schemas.event import MailEvent, headers_of
 from schemas.outcome import Outcome
 from schemas.reply import Meaning, Rules, classify
 from schemas.token import UNSUBSCRIBES, Tokens
@@ -31,7 +31,6 @@ STAGE = Stage(
     state="a book of delivered mail; its truth is mail-outcomes",
     patience=0.25,
 )
-_EVENT = {"type": b"event", "version": b"1"}
 _REPORT = {"type": b"lane_report", "version": b"1"}
 _ROW, _READ = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Owner)
 
@@ -183,4 +182,4 @@ def _owner(book: Book, mail: str) -> Owner | None:
 def _out(event: MailEvent | None, partition: int) -> Out | None:
     if event is None:
         return None
-    return Out("mail-events", encode(event), _EVENT, event.to.encode(), partition)
+    return Out("mail-events", encode(event), headers_of(event.kind), event.to.encode(), partition)

@@ -24,7 +24,7 @@ from agents.enqueue.waiting import Hold, Lookups
 from schemas.address import Address, domain_of, normalise
 from schemas.campaign import Campaign
 from schemas.codec import Headers, Malformed, Record, decode, encode
-from schemas.event import MailEvent
+from schemas.event import MailEvent, headers_of
 from schemas.hosts import Hosts, MailHosts
 from schemas.identity import event_id, origin_of, partition_of
 from schemas.mail import NOW, twin
@@ -37,7 +37,6 @@ STAGE = Stage(
     consumes=("mail-sends",),
     emits=("mail-enqueued", "mail-events"),
 )
-_EVENT: Headers = {"type": b"event", "version": b"1"}
 
 
 class Enqueue:
@@ -220,4 +219,4 @@ def _queued(request: Request, headers: Headers, partition: int, now: float) -> O
         origin=request.origin,
         provider=headers.get("provider", b"").decode(),
     )
-    return Out("mail-events", encode(event), _EVENT, request.address.key.encode(), partition)
+    return Out("mail-events", encode(event), headers_of(event.kind), request.address.key.encode(), partition)

@@ -19,6 +19,9 @@ STAGE = Stage(
     twins=False,
     state="mail-contacts",
     patience=0.25,
+    skips=frozenset(
+        (b"queued", b"deferred", b"bounced", b"rejected", b"suppressed", b"expired", b"cancelled", b"unknown")
+    ),
 )
 
 

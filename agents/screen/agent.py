@@ -18,7 +18,7 @@ from schemas.address import domain_of
 from schemas.codec import Malformed, Record, encode, parse
 from schemas.contact import REMEMBERED
 from schemas.erasure import Erasure, rows_of
-from schemas.event import MailEvent
+from schemas.event import MailEvent, headers_of
 from schemas.gate import GateRow
 from schemas.identity import event_id, mail_id
 from schemas.ladder import Rung, onto_ladder
@@ -42,7 +42,6 @@ STAGE = Stage(
     slice=200,
 )
 _ROW = {"type": b"gate", "version": b"1"}
-_EVENT = {"type": b"event", "version": b"1"}
 ERASURE = b"erasure"
 """Type of an order to forget somebody (``schemas.erasure``)."""
 _Open = dict[str, list[Callable[[], None]]]
@@ -310,7 +309,7 @@ class Screen:
             terminal=True,
             suggestion=suggestion,
         )
-        return Out("mail-events", encode(event), _EVENT, event.id.encode(), partition)
+        return Out("mail-events", encode(event), headers_of(event.kind), event.id.encode(), partition)
 
 
 def _forgot(tickets: Sequence[Ticket], task: asyncio.Task[None]) -> None:

@@ -29,6 +29,9 @@ STAGE = Stage(
     twins=False,
     state="mail-suppressions",
     patience=0.25,
+    skips=frozenset(
+        (b"queued", b"opened", b"clicked", b"rejected", b"suppressed", b"expired", b"cancelled", b"unknown")
+    ),
 )
 _ORDER = {"type": b"erasure", "version": b"1"}
 FORGET = ("mail-enqueued", "mail-engagement")

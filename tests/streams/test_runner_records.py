@@ -88,6 +88,28 @@ async def test_bad_records_go_to_the_dead_letters_as_they_came_and_the_others_go
     assert await committed(settings, "toy", "toy-in", 0) == 7
 
 
+async def test_what_says_nothing_to_a_stage_is_passed_over_unread_and_committed(broker, prefix):
+    settings = settings_for(broker, prefix)
+    await make_topics(broker, prefix, 1)
+    put_in = [Out("toy-in", b"not JSON", {"kind": b"queued"}, None, 0) for _ in range(3)]
+    await put(
+        settings,
+        *put_in,
+        Out("toy-in", b"told", {"kind": b"opened"}, None, 0),
+        Out("toy-in", b"of no kind", {}, None, 0),
+        *put_in,
+    )
+    agent = Each()
+    async with Station(settings, agent, 1, stage(skips=frozenset((b"queued", b"expired")))) as station:
+        out = await read_all(settings, "toy-out", 1, lambda r: len(r) >= 2, 20)
+        await until(lambda: station.outbox.unacked == 0)
+        await asyncio.sleep(0.4)
+    assert not station.deaths
+    assert [r.value for r in out] == [b"told", b"of no kind"]
+    assert len(agent.seen) == 2
+    assert await committed(settings, "toy", "toy-in", 0) == 8
+
+
 async def test_a_dead_letter_too_large_to_be_written_is_cut_and_ends_nothing(apache_broker, prefix):
     settings = settings_for(apache_broker, prefix, largest=200_000)
     wide = settings_for(apache_broker, prefix, largest=4_000_000)
