@@ -118,12 +118,14 @@ class App:
         stages: Sequence[str],
         chain: bool = True,
         fatal: Fatal = die,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """``stages``: names in ``streams.pipeline``. Raises KeyError for another name."""
+        """``stages``: names in ``streams.pipeline``. ``clock``: Unix seconds; None = the machine's. Raises KeyError
+        for another name."""
         self.settings = settings
         self.partitions = topology.partitions
         self.stages: list[Stage] = [BY_NAME[name] for name in stages]
-        self.clock = SteadyClock()
+        self.clock = clock or SteadyClock()
         self.outbox = Outbox(make_producer(settings), settings, fatal, self.clock, make_producer(settings))
         self.runners: dict[str, Runner] = {}
         self._chain = chain

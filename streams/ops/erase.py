@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 import click
 import msgspec
@@ -21,16 +21,16 @@ from rich.text import Text
 from schemas.address import normalise
 from schemas.codec import Malformed, parse
 from schemas.erasure import Pseudonyms
-from schemas.event import MailEvent
 from schemas.hold import Command
-from schemas.identity import event_id
 from schemas.suppression import Suppression
 from streams.admin import check
-from streams.ops.ask import as_json, asked, at_broker, console, echo_json, run, utc
-from streams.ops.person import STATES, Rows, States, as_dict, bounds, erased_at, held, pattern, value_of
+from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
+from streams.ops.erase_many import Told, erase_people, erasure, read_people
+from streams.ops.long_lines import text_lines
+from streams.ops.person import STATES, Rows, States, as_dict, bounds, erased_at, held, value_of
 from streams.ops.queue_scan import audited
-from streams.ops.suppress import login_name, waits
-from streams.ops.suppressions import change
+from streams.ops.suppress import LONGEST_LINE, login_name, waits
+from streams.ops.suppressions import BadFile, change
 from streams.settings import Settings
 
 STANDS = "as long as its row stands"
@@ -62,11 +62,15 @@ def _person(address: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
         to = normalise(address).key
     except Malformed as error:
         raise click.UsageError(error.detail) from None
+    _must_hash(settings)
+    return to, Pseudonyms(settings.hash_secrets()).of(to)
+
+
+def _must_hash(settings: Settings) -> None:
     if not settings.secret:
         raise click.UsageError(
             "MAILSLUICE_SECRET is not set: who was erased is known by a hash that needs it. Give the workers' own"
         )
-    return to, Pseudonyms(settings.hash_secrets()).of(to)
 
 
 async def _scan(settings: Settings, to: str, partitions: int) -> Left:
@@ -79,7 +83,8 @@ async def _scan(settings: Settings, to: str, partitions: int) -> Left:
 
 
 @click.command("erase")
-@click.argument("address")
+@click.argument("address", required=False)
+@click.option("--file", type=click.File("rb"), help="A CSV file of people to erase; - for standard input.")
 @click.option("--why", help="The reason, for the record; needed unless --check or --dry-run.")
 @click.option("--by", default=None, help="Who says so; default: the login name.")
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; say where the address occurs.")
@@ -88,8 +93,8 @@ async def _scan(settings: Settings, to: str, partitions: int) -> Left:
 @at_broker
 @as_json
 def erase(
-    address: str, why: str | None, by: str | None, only_check: bool, dry_run: bool, wait: float,
-    broker: str | None, prefix: str | None, as_json: bool,
+    address: str | None, file: BinaryIO | None, why: str | None, by: str | None, only_check: bool, dry_run: bool,
+    wait: float, broker: str | None, prefix: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Erase what is held about ADDRESS, for all tenants, but for a keyed hash: it gets no mail again.
 
@@ -100,13 +105,26 @@ def erase(
     takes the erasure back for the future. --check reads every topic from its start. Kafka cleans a
     partition only when something new is written to it: one that nobody writes to keeps what was deleted.
 
+    --file erases many: CSV of any size, whose first line names the columns, to (or email, address) and if wanted
+    why. A bad row is named and passed over; --wait counts for every 5,000 people; --dry-run reads the file alone.
+    What topics say beside the rows goes with their retention as well, but is not looked for. Run again after an
+    interruption: who was erased already stays so.
+
     \b
     Example: mailsluice erase anna@example.org --why "asked for it on 3 May"
              mailsluice erase anna@example.org --check
+             mailsluice erase --file leavers.csv --why "the contract with shop.example ended"
     Exit code: 0 erased (--check: the address occurs nowhere); 1 not all rows are gone (--check: it
-    occurs somewhere); 2 a bad address or option.
+    occurs somewhere), or of some people in the file no erasure was seen; 2 a bad address, row, file or option.
     """
     settings = asked(broker, prefix)
+    if (address is None) == (file is None):
+        raise click.UsageError("give one ADDRESS, or --file")
+    if file is not None:
+        if only_check:
+            raise click.UsageError("--check takes one ADDRESS")
+        _erase_file(settings, file, why, login_name(by), wait, dry_run, as_json)
+    assert address is not None
     to, hashes = _person(address, settings)
     if only_check:
         sys.exit(_told_check(run(settings, _check(settings, to, hashes)), as_json))
@@ -133,17 +151,8 @@ async def _erase(
     before, now = (await states.read()).counts(), time.time()
     found: dict[str, Any] = {"dry_run": dry_run, "rows": before, "erased": bool(erased_at(states.rows.marks))}
     if not dry_run:
-        reason = pattern(to).sub(hashes[0].encode(), why.encode()).decode()[:1000]
-        event = MailEvent(
-            id=event_id(to, "erased", f"{now:.3f}"),
-            kind="erased",
-            mail="",
-            time=now,
-            to=to,
-            by=by[:200],
-            detail=reason,
-        )
-        command = Command(what="erase", on={"address": hashes[0]}, who=by[:200], why=reason, time=now)
+        event = erasure(to, why, by, settings, now)
+        command = Command(what="erase", on={"address": hashes[0]}, who=event.by, why=event.detail, time=now)
         async with audited(settings, command) as (_, counts):
             made = (await change(settings, [event], wait)).get(event.id)
             rows = await _gone(states, wait if made else 0.0)
@@ -151,6 +160,42 @@ async def _erase(
         found |= {"erased": made is not None, "event": event.id, "hash": made.to if made else hashes[0]}
     found["not_deleted"] = {} if dry_run else states.rows.counts()
     return found
+
+
+def _erase_file(
+    settings: Settings, file: BinaryIO, why: str | None, by: str, wait: float, dry_run: bool, as_json: bool
+) -> NoReturn:
+    """Erase the people in a file (``dry_run``: only read it), say what became of them, and exit."""
+    _must_hash(settings)
+    if not why and not dry_run:
+        raise click.UsageError("give --why: the reason goes on record")
+    rows, told = read_people(text_lines(file, LONGEST_LINE), why or "", by, settings), Told()
+    good = 0
+    try:
+        if dry_run:
+            for row in rows:
+                good += row.event is not None
+                if row.event is None:
+                    told.add(row)
+        else:
+            run(settings, erase_people(settings, rows, why or "", by, wait, told))
+    except BadFile as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        bad = [{"line": row.line, "why": row.why} for row in told.bad_rows]
+        counts = {"good": good} if dry_run else {"erased": told.erased, "not_seen": told.unseen}
+        echo_json({**counts, "bad": told.bad, "bad_rows": bad, "given_up_at_line": told.ended or None})
+    else:
+        for row in told.bad_rows:
+            click.echo(f"line {row.line}: {clean(row.why, 200)}", err=True)
+        click.echo(f"{good:,} good" if dry_run else f"{told.erased:,} erased")
+        if told.unseen:
+            click.echo(f"{told.unseen:,} written, but not seen in force: does the stage suppress run?")
+        if told.ended:
+            click.echo(f"given up at line {told.ended}: nobody beyond it is erased; run again from there")
+        if told.bad:
+            click.echo(f"{told.bad:,} bad rows")
+    sys.exit(2 if told.bad else 1 if told.unseen else 0)
 
 
 async def _left(settings: Settings, to: str, erased: float) -> dict[str, Any]:
