@@ -97,6 +97,15 @@ class Share:
         self.task: asyncio.Task[None] | None = None
         self.works: dict[tuple[str, int], Work] = {}
 
+    def clear(self) -> None:
+        """Nothing of it is ours any more. A record in work knows its share and the share the record: such a ring
+        stays until a collection of the oldest objects. Measured: a window of mail, 48 MB, a rebalance."""
+        self.urgent.clear()
+        self.bulk.clear()
+        self.works.clear()
+        for line in self.lines.values():
+            line.rest.clear()
+
 
 def read_note(text: str | None) -> tuple[int, int]:
     """Crashes and records to try alone from an offset's metadata: a hint, never truth."""

@@ -40,6 +40,7 @@ from streams.broker import (
     EXIT_SEND_FAILED,
     Outbox,
     fetch_wait_ms,
+    let_go,
     make_group_consumer,
     make_swift_reader,
     raw_headers,
@@ -64,7 +65,7 @@ NOWHERE = TopicPartition("", 0)
 """Polled where nothing has room: it keeps the membership and takes no record."""
 FAILING = 30.0
 """Seconds for which every read may fail (the client retries an outage by itself) before the process ends."""
-BUSY = 100.0
+BUSY = 25.0
 """Records/s from which on a fetch waits for MUCH bytes, but no longer than the stage's patience, not for the
 first record."""
 MUCH = 131_072
@@ -489,6 +490,9 @@ class Runner(ConsumerRebalanceListener):
         for share in shares:
             if self.outbox.trial in share.lines.values():
                 self.outbox.trial = None
+            for line in share.lines.values():
+                let_go(line.reader, [line.tp])
+            share.clear()
         self._shares.clear()
         if self._swift is not None:
             self._swift.assign([])

@@ -162,6 +162,7 @@ class Deliver:
         for mail in mine:
             if mail.stage == "waiting":
                 self._give_back(mail)
+        self.feeds.forget_gone()
         end = self._monotonic() + self._settings.settle
         try:
             while self._under_way(partition) and self._monotonic() < end:

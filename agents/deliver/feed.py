@@ -510,6 +510,12 @@ class Feeds:
         if self._pool.count(group):
             self._pool.trim(group, self.rate(feed, source, "").connections)
 
+    def forget_gone(self) -> None:
+        """Take out of the queues what does not wait any more: else it stays in memory until its turn."""
+        for feed in self.feeds.values():
+            feed.urgent.sort()
+            feed.bulk.sort()
+
     def forget(self, busy: Iterable[Feed | None]) -> None:
         """Drop the feeds of sites that have nothing left to do; ``busy``: those that some mail has."""
         now, keep = self._monotonic(), set(busy)
