@@ -127,7 +127,7 @@ class _Climb:
                 raise BenchFailed(
                     f"{group} stands at {done:.0f} of {messages}; logs are in {bench.home / 'logs'}"
                 )
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)  # a look costs a worker 10 ms
         assert clock is not None
         counted = done - begun[1]
         used = {name: cpu / counted * 1e6 for name, cpu in clock.used().items()}
