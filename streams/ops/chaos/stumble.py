@@ -70,7 +70,7 @@ class Trap:
 
 def install(trap: Trap) -> None:
     """Put the trap around outbox, runner and SMTP session."""
-    from agents.deliver.smtp import BODY, Session
+    from agents.deliver.smtp import BODY, DOT, Session
     from schemas.mail import base_topic
     from streams.broker import Outbox
     from streams.runner import Runner
@@ -78,6 +78,7 @@ def install(trap: Trap) -> None:
     kept: dict[str, Any] = {
         "_write": Outbox._write, "_written": Outbox._written, "_commit": Runner._commit,
         "write": Session._write, "_body": Session._body, "_dot": Session._dot, "_ended": Session._ended,
+        "_at_once": Session._at_once,
     }  # fmt: skip
 
     async def write(self: Any, line: Any) -> None:
@@ -114,6 +115,12 @@ def install(trap: Trap) -> None:
         trap.passes("smtp before", "dot")
         kept["_dot"](self, again)
 
+    def at_once(self: Any, job: Any, data: bytes) -> None:
+        trap.passes("smtp before", "dot")
+        kept["_at_once"](self, job, data)
+        if self._phase is DOT:
+            trap.passes("smtp after", "dot")
+
     def ended(self: Any, code: int, text: str) -> None:
         trap.passes("smtp after", "reply")
         kept["_ended"](self, code, text)
@@ -121,6 +128,7 @@ def install(trap: Trap) -> None:
     hooks: tuple[tuple[Any, str, Any], ...] = (
         (Outbox, "_write", write), (Outbox, "_written", written), (Runner, "_commit", commit),
         (Session, "_write", say), (Session, "_body", body), (Session, "_dot", dot), (Session, "_ended", ended),
+        (Session, "_at_once", at_once),
     )  # fmt: skip
     for owner, name, hook in hooks:
         setattr(owner, name, hook)

@@ -44,7 +44,8 @@ async def test_what_goes_in_comes_out(extensions, body, encrypted, tmp_path):
         assert not any(command.startswith("DATA") for command in server.seen[0].commands)
 
 
-async def test_the_last_chunk_is_written_after_the_last_look_and_by_itself():
+async def test_a_long_mails_last_chunk_is_written_after_the_last_look_and_by_itself():
+    long = LONG * 100
     async with smtp_server(extensions=PIPELINED) as server:
         session = await dial(server)
         seen = []
@@ -55,10 +56,10 @@ async def test_the_last_chunk_is_written_after_the_last_look_and_by_itself():
 
         writes, write = [], session._write
         session._write = lambda data: (writes.append(data), write(data))
-        await post(session, Letter(body=LONG, dot=dot))
+        await post(session, Letter(body=long, dot=dot))
         assert seen == [(0, 0)]
-        assert server.seen[0].commands[-2:] == [f"BDAT {len(LONG) - TAIL}", f"BDAT {TAIL} LAST"]
-        assert writes[-1] == b"BDAT %d LAST\r\n%b" % (TAIL, LONG[-TAIL:])
+        assert server.seen[0].commands[-2:] == [f"BDAT {len(long) - TAIL}", f"BDAT {TAIL} LAST"]
+        assert writes[-1] == b"BDAT %d LAST\r\n%b" % (TAIL, long[-TAIL:])
         assert b"".join(server.seen[0].reads).endswith(writes[-1])
 
 

@@ -1,6 +1,8 @@
 """A session against servers that behave, misbehave, close, lie and never answer."""
 
 import asyncio
+import os
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -53,7 +55,7 @@ async def test_mails_follow_each_other_on_one_connection(extensions, tls):
         assert server.seen[0].commands[-1] == "QUIT"
 
 
-async def test_mail_rcpt_and_data_are_one_write_and_the_dot_its_own():
+async def test_mail_rcpt_and_data_are_one_write():
     async with smtp_server() as server:
         await post(await dial(server))
         _ehlo, envelope, *rest = server.seen[0].reads
@@ -250,6 +252,50 @@ async def test_the_dot_waits_until_all_of_the_body_has_left(tls):
         # What the kernels hold (some MB) may be under way; the rest was read before the dot.
         assert len(asked) == 1
         assert asked[0] > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("extensions", "whole"),
+    [(("PIPELINING",), 1003), (("PIPELINING", "CHUNKING"), 1024)],
+    ids=["data", "bdat"],
+)
+@pytest.mark.parametrize("room", [0, 1, 500, 999, 1000, 1001, 1002, 1003, 1010, 1023, 1024, 10_000])
+async def test_what_the_kernel_does_not_take_at_once_follows_and_the_dot_after_another_look(
+    extensions, whole, room, monkeypatch
+):
+    looks = []
+    async with smtp_server(extensions=extensions) as server:
+        session = await dial(server)
+
+        def narrow(fd: int, parts: Sequence[bytes]) -> int:
+            whole = b"".join(parts)
+            if not room:
+                raise BlockingIOError
+            return os.write(fd, whole[:room])
+
+        monkeypatch.setattr("agents.deliver.smtp.os.writev", narrow)
+        for _ in range(2):
+            looks.clear()
+            letter = Letter(body=b"y" * 998 + b"\r\n")
+            letter.dot = lambda: looks.append(len(server.mails)) or True
+            attempt = await post(session, letter)
+            assert (attempt.state, server.mails[-1].body) == ("accepted", letter.body)
+            assert looks == [len(server.mails) - 1] * (1 if room >= whole else 2)
+        answers = iter((True, False))
+        letter = Letter(body=b"y" * 998 + b"\r\n", dot=lambda: next(answers))
+        attempt = await post(session, letter)
+        await until(lambda: session.closed or len(server.mails) == 3)
+        assert (attempt.state, len(server.mails)) == (("held", 2) if room < whole else ("accepted", 3))
+
+
+@BOTH
+async def test_without_the_right_to_the_dot_nothing_of_the_body_leaves(extensions):
+    async with smtp_server(extensions=extensions) as server:
+        session = await dial(server)
+        attempt = await post(session, Letter(body=b"secret\r\n", dot=lambda: False))
+        assert (attempt.state, attempt.dot_sent) == ("held", False)
+        await until(lambda: not server.open)
+        assert b"secret" not in b"".join(server.seen[0].reads)
 
 
 async def test_a_reader_that_stops_is_timed_out_by_progress(tls):
