@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from schemas.event import Kind
 from streams.admin import configuration
 from streams.settings import Settings
 from streams.topics import Topic
@@ -34,6 +35,7 @@ _KEYS = {
     "contact": "`to|tenant`.",
     "": "As it came.",
 }
+_KIND = "As in the payload: what is nothing to a reader can be passed over unread. Older events lack it."
 _TRACE = {
     "type": "string",
     "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
@@ -156,6 +158,8 @@ def _own_headers(event: str, written_by_us: bool) -> Node:
             "version": {"const": "1", "description": "Of the event; 1 where it is left out."},
         },
     }
+    if event == "event":
+        found["properties"]["kind"] = {"enum": list(get_args(Kind)), "description": _KIND}
     if written_by_us:
         return {**found, "required": ["type", "version"]}
     found["properties"]["traceparent"] = _TRACE

@@ -33,7 +33,7 @@ from agents.suppress.policy import REASONS, SCOPES
 from schemas.address import normalise
 from schemas.codec import Malformed, encode, header_list, parse
 from schemas.erasure import Pseudonyms
-from schemas.event import Kind, MailEvent
+from schemas.event import Kind, MailEvent, headers_of
 from schemas.identity import event_id, partition_of
 from schemas.suppression import Suppression
 from streams.admin import check
@@ -44,7 +44,6 @@ from streams.settings import Settings
 
 T = TypeVar("T")
 EVENTS = "mail-events"
-HEADERS = header_list({"type": b"event", "version": b"1"})
 IN_FLIGHT = 5_000
 """Events that may wait for the broker's acknowledgement: memory does not grow with the file."""
 LONGEST_FIELD = 4096
@@ -157,7 +156,8 @@ async def publish(settings: Settings, rows: Iterable[Row], told: Told) -> None:
             key = row.event.to.encode()
             place = partition_of(row.event.to, partitions)
             topic, value = settings.topic(EVENTS), encode(row.event)
-            flying.append(await producer.send(topic, value, key=key, partition=place, headers=HEADERS))
+            headers = header_list(headers_of(row.event.kind))
+            flying.append(await producer.send(topic, value, key=key, partition=place, headers=headers))
             while len(flying) > IN_FLIGHT or (flying and flying[0].done()):
                 await flying.popleft()
                 told.acknowledged += 1
