@@ -19,7 +19,8 @@ from schemas.codec import Malformed
         ("anna@example.com", "anna@example.com", "anna@example.com"),
         ("Anna.Muster@Example.COM", "anna.muster@example.com", "Anna.Muster@example.com"),
         ("anna+Shop@example.com", "anna+shop@example.com", "anna+Shop@example.com"),
-        ("a!#$%&'*+/=?^_`{|}~-b@example.com", "a!#$%&'*+/=?^_`{|}~-b@example.com", None),
+        ("a!#$%&'*+/=?^_`{}~-b@example.com", "a!#$%&'*+/=?^_`{}~-b@example.com", None),
+        ("anna_shop.example#ext#@example.com", "anna_shop.example#ext#@example.com", None),
         ("a@bücher.example", "a@xn--bcher-kva.example", None),
         ("a@BÜCHER.example", "a@xn--bcher-kva.example", None),
         ("a@xn--bcher-kva.example", "a@xn--bcher-kva.example", None),
@@ -46,6 +47,10 @@ def test_one_spelling(written: str, key: str, rcpt: str | None) -> None:
         ("anna.@example.com", "bad_local"),
         ("an..na@example.com", "bad_local"),
         ("a@b@example.com", "bad_local"),
+        ("a|b@example.com", "bad_local"),  # in keys of rows an address ends there
+        ("a|b@bücher.example", "bad_local"),
+        ("#anna@example.com", "bad_local"),  # it would be taken for the hash of somebody who was erased
+        ("#01234567.00112233445566778899aabbccddeeff|a@example.com", "bad_local"),
         ("<anna@example.com>", "bad_local"),
         ('"anna b"@example.com', "control_character"),
         ('"anna"@example.com', "quoted_local"),
@@ -81,7 +86,7 @@ def test_refused(written: str, code: str) -> None:
     assert written == "" or written not in caught.value.detail
 
 
-LOCALS = st.text("abcXYZ019!#+_-", min_size=1, max_size=20)
+LOCALS = st.text("abcXYZ019!#+_-", min_size=1, max_size=20).filter(lambda local: local[0] != "#")
 LABELS = st.text(string.ascii_letters + string.digits, min_size=1, max_size=20)
 
 
@@ -104,7 +109,8 @@ def test_whatever_comes_is_refused_or_safe(written: str) -> None:
     for address in found:
         assert address.isascii()
         assert address.isprintable()
-        assert not set(address) & set(' <>()[]\\,;:"')
+        assert not set(address) & set(' <>()[]\\,;:"|')
+        assert not address.startswith("#")
         assert address.count("@") == 1
         assert len(address) <= MAX_ADDRESS
         assert len(address.partition("@")[0]) <= MAX_LOCAL
