@@ -139,7 +139,8 @@ class Sts:
                 policy = read_policy(await self._read(domain))
         except (ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             # Whose domain it is stays out of the log: it is half of an address.
-            log.info("an MTA-STS policy cannot be had: %s: %s", type(error).__name__, str(error)[:200])
+            why = str(error).replace(domain, "<domain>")[:200]
+            log.info("an MTA-STS policy cannot be had: %s: %s", type(error).__name__, why)
             self._remember(self._failed, domain, self._clock() + self._limits.again)
             return None
         kept = Kept(identity, policy, self._clock())

@@ -112,6 +112,24 @@ def test_a_row_that_is_none_swallows_no_other(text: str) -> None:
     assert "a@x.test" not in found
 
 
+def test_quotes_that_never_come_to_an_end_cost_a_bounded_look_ahead() -> None:
+    """Each line closes the quote of the one before and opens another: to a CSV reader the whole file is one row."""
+    read = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        yield "to,note\n"
+        for _ in range(2000):
+            read += 1
+            yield '"x","y\n'
+        yield "a@x.test,fine\n"
+
+    found = read_rows(lines(), Campaign(id="spring", sender="hello@news.test"))
+    assert next(found).line == 2
+    assert read <= 200
+    assert [row.line for row in found if row.send] == [2002]
+
+
 @pytest.mark.parametrize(
     ("head", "why"),
     [

@@ -188,6 +188,19 @@ async def test_a_policy_host_must_prove_its_name(world: World, sts: Sts) -> None
     assert world.host.asked == []
 
 
+@pytest.mark.parametrize("why", ["certificate", "nobody there", "network"])
+async def test_the_log_does_not_name_the_domain(
+    world: World, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    caplog.set_level("INFO", "mailsluice.sts")
+    changes = {"certificate": {"cafile": None}, "nobody there": {"port": 1}, "network": {"allow": lambda _: False}}
+    sts = world.sts(path=None, **changes[why])
+    assert await sts.policy("a.test") is None
+    await sts.close()
+    assert "cannot be had" in caplog.text
+    assert "a.test" not in caplog.text
+
+
 async def test_no_connection_into_networks_that_mail_may_not_go_to(world: World) -> None:
     sts = world.sts(allow=lambda address: not address.startswith("127."))
     assert await sts.policy("a.test") is None
