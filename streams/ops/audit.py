@@ -47,6 +47,8 @@ ENDS = (
     "pending",
     "lost",
 )
+LOOKS = 3
+"""Times that mail which seems lost is looked for: it may go round, from the ladder to its lane and back."""
 COORDINATOR_TRIES = 30
 """Questions for a group's coordinator, half a second apart."""
 FLOW = ("enqueue", "screen", "render", "sign", "deliver", "wait")
@@ -182,10 +184,15 @@ async def audit(
     result.received = len(stories)
     at: dict[str, dict[int, int]] = defaultdict(dict)
     await _read_ends(settings, count, stories, result, replays, at)
-    if not all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
+    for _ in range(LOOKS):
+        if all((s.row and reduced_state(s.row) in TERMINAL) or s.event for s in stories.values()):
+            break
         await _read_pending(settings, count, stories, replays)
         # What ended in between was pending no more, and had not ended before: its end is in what has come since.
         await _read_ends(settings, count, stories, result, replays, at)
+        # What left the ladder for its lane after the lanes were looked at, and before the ladder, was in neither.
+        if not any(story.end() == "lost" for story in stories.values()):
+            break
     for origin, story in stories.items():
         end = story.end()
         result.counts[end] += 1

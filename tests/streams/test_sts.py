@@ -193,7 +193,11 @@ async def test_the_log_does_not_name_the_domain(
     world: World, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
     caplog.set_level("INFO", "mailsluice.sts")
-    changes = {"certificate": {"cafile": None}, "nobody there": {"port": 1}, "network": {"allow": lambda _: False}}
+    changes = {
+        "certificate": {"cafile": None},
+        "nobody there": {"port": 1},
+        "network": {"allow": lambda _: False},
+    }
     sts = world.sts(path=None, **changes[why])
     assert await sts.policy("a.test") is None
     await sts.close()
