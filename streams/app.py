@@ -90,6 +90,8 @@ log = logging.getLogger("mailsluice.app")
 _CAMPAIGN = {"type": b"campaign", "version": b"1"}
 ATTEND = 1800.0
 """Seconds between looks at state files that nobody writes any more."""
+LOST = 60.0
+"""Seconds between looks at whether who was erased is still known."""
 BOOK_KEPT = 7 * 86400.0
 """Seconds for which the book of a partition that went to another worker is kept: it is filled from no topic, and
 who was erased meanwhile is still in it."""
@@ -218,6 +220,8 @@ class App:
             options["unattended"] = UNATTENDED
         files = StateFiles(topic, self.settings.state / stage.name, follower, self.partitions, **options)
         self._every(ATTEND, files.attend)
+        if "hash_keys" in options:
+            self._every(LOST, lambda: metrics.ERASED_UNKNOWN.labels(stage.name).set(files.lost_people()))
         return files
 
     async def _build(self, stage: Stage, ownership: Ownership) -> Agent:

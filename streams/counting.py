@@ -82,6 +82,8 @@ class Written:
             for reason in SCREEN_REASONS:
                 for action in ("stop", "warn"):
                     metrics.SCREEN_RULES.labels(reason, action)
+        if stage in ("screen", "deliver", "suppress"):
+            metrics.ERASED_UNKNOWN.labels(stage)
         if stage == "suppress":
             for told in TOLD:
                 metrics.SUBSCRIPTIONS.labels(told)

@@ -166,6 +166,12 @@ SUBSCRIPTIONS = Counter(
     ["told"],
     registry=REGISTRY,
 )
+ERASED_UNKNOWN = Gauge(
+    "mailsluice_erased_unknown_people",
+    "People who were erased under a secret that this process is not told of: they would get mail again",
+    ["stage"],
+    registry=REGISTRY,
+)
 LISTED = Gauge(
     "mailsluice_block_listed",
     "1 for each block list of DNS that has a sending address or DKIM domain of ours, by our own check",

@@ -116,10 +116,11 @@ class Settings:
     """Networks (CIDR) of the proxies before the HTTP edge, and of servers that subscribe for others: their
     X-Forwarded-For says whose request it is. Empty = nobody's does, and all behind a proxy share one limit."""
     edge_subscribe_source: float = 20.0
-    """Subscriptions an hour that one address (IPv6: /64) may ask for, for each edge process."""
+    """Subscriptions an hour that one address (IPv6: /64) may ask for, for each edge process; a /48 of IPv6 has five
+    times as many."""
     edge_subscribe_domain: float = 200.0
-    """Subscriptions an hour to one recipient domain, for each edge process; large mailbox providers have 50 times
-    as many."""
+    """Subscriptions an hour to one recipient domain, for each edge process; all domains of one mail host have twice
+    as many together; large mailbox providers have 50 times as many."""
     edge_smtp: str = "127.0.0.1:8026"
     """HOST:PORT the SMTP edge listens on."""
     edge_smtp_certificate: Path | None = None

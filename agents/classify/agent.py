@@ -100,8 +100,10 @@ class Classify:
         if erasures:
             people = {to for _, to in erasures}
             for day in book.days():
-                book.forget(people, day)
-                await asyncio.sleep(0)
+                after: bytes | None = b""
+                while after is not None:
+                    after = book.forget(people, day, after)
+                    await asyncio.sleep(0)
             for ticket, _ in erasures:
                 ticket.done()
 

@@ -17,6 +17,8 @@ import msgspec
 from agents import Retry
 
 DAY = 86400.0
+STEP = 5000
+"""Rows that are looked at together for whom to forget: others take their turns between."""
 
 
 class _Whose(msgspec.Struct, array_like=True, gc=False):
@@ -40,9 +42,9 @@ class Book(Protocol):
     def days(self) -> list[int]:
         """The days of expiry of which it holds rows."""
 
-    def forget(self, people: Collection[str], day: int) -> int:
-        """Delete the rows of these recipients that expire on ``day``; returns how many. Some milliseconds for each
-        10,000 rows of that day."""
+    def forget(self, people: Collection[str], day: int, after: bytes = b"") -> bytes | None:
+        """Delete the rows of these recipients that expire on ``day``, looking at STEP rows from ``after`` on: some
+        milliseconds. Returns where to go on, None at the day's end."""
 
     def commit(self, now: float) -> None:
         """Write what was remembered; forget the days that are over."""
@@ -92,16 +94,23 @@ class SqliteBook:
         self.commit(0.0)
         return list(self._days)
 
-    def forget(self, people: Collection[str], day: int) -> int:
-        """One day's table, in one transaction."""
+    def forget(self, people: Collection[str], day: int, after: bytes = b"") -> bytes | None:
+        """A step through one day's table, in one transaction."""
         try:
-            self._db.create_function("of_them", 1, lambda row: _whose(row).to in people)
-            gone = self._db.execute(f"DELETE FROM day_{day} WHERE of_them(row)").rowcount
+            rows = self._db.execute(
+                f"SELECT id, row FROM day_{day} WHERE id > ? ORDER BY id LIMIT {STEP}", (after,)
+            ).fetchall()
+            gone = [(id,) for id, row in rows if _whose(row).to in people]
             if gone:
+                self._db.execute("BEGIN")
+                self._db.executemany(f"DELETE FROM day_{day} WHERE id = ?", gone)
+                self._db.execute("COMMIT")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise self._unwell(error) from None
-        return gone
+        return bytes(rows[-1][0]) if len(rows) == STEP else None
 
     def commit(self, now: float) -> None:
         """One transaction for all that was remembered; once an hour, old days go."""

@@ -37,11 +37,12 @@ from agents import Out
 from schemas.codec import Malformed, encode
 from schemas.consent_rules import ConsentRules
 from schemas.engagement import Engagement
+from schemas.hosts import Hosts
 from schemas.identity import partition_of
 from schemas.token import MailToken, Tokens
 from streams import metrics
 from streams.edge.acked import Acked, Publish
-from streams.edge.limits import source_of
+from streams.edge.limits import Limit, Repeats, source_of
 from streams.edge.pages import Pages, html, veiled
 from streams.edge.subscribe import SubscribeSettings, Subscriptions
 
@@ -75,13 +76,16 @@ class HttpSettings:
     """Age at which a connection is closed, between two requests or amid a header that never ends."""
     connections: int = 1000
     """Open connections; further ones are closed at once."""
+    repeats: float = 60.0
+    """For so long the same word of the same person, such as unsubscribe, is answered as before and not written again."""
     proxies: tuple[str, ...] = ()
     """Addresses and networks (CIDR) whose X-Forwarded-For is believed."""
     subscribe: SubscribeSettings = field(default_factory=SubscribeSettings)
 
 
 class HttpEdge:
-    """The service. ``ready`` decides about /readyz; ``clock`` gives Unix seconds."""
+    """The service. ``ready`` decides about /readyz; ``clock`` gives Unix seconds; ``hosts`` tells whose mail host a
+    subscriber's domain has."""
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class HttpEdge:
         clock: Callable[[], float] = time.time,
         ready: Callable[[], bool] = lambda: True,
         consents: ConsentRules | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self._acked = Acked(publish, settings.ack)
         self._tokens = tokens
@@ -108,7 +113,10 @@ class HttpEdge:
             self._source,
             self._write,
             self._unavailable,
+            hosts,
         )
+        self._repeats = Repeats(settings.repeats, clock)
+        self._back = Limit(5, 3600, clock)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -174,12 +182,12 @@ class HttpEdge:
         action = _action(body)
         if action in _UNTRACK:
             letter, what = _UNTRACK[action]
-            if not await self._tell("consent_revoked", mail, request, tracking=letter):
+            if not await self._once("consent_revoked", mail, request, tracking=letter):
                 return self._unavailable()
             return html(self._pages.page("untracked", who=veiled(mail.to), what=what))
         kind: Kind = "subscribed" if action == "subscribe" else "unsubscribed"
         # The body is read for what it tells, not for permission: whoever posts here wants out.
-        if not await self._tell(kind, mail, request, one_click=b"One-Click" in body):
+        if not await self._once(kind, mail, request, one_click=b"One-Click" in body):
             return self._unavailable()
         return html(self._pages.page("back" if kind == "subscribed" else "left", who=veiled(mail.to)))
 
@@ -189,6 +197,18 @@ class HttpEdge:
     async def _readyz(self, request: web.Request) -> web.Response:
         ready = self._ready()
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+    async def _once(self, kind: Kind, mail: MailToken, request: web.Request, **more: Any) -> bool:
+        """``_tell``, but for who said the same just now; and nobody comes and goes without end."""
+        who = _who(mail.tenant, mail.to, more.get("tracking", ""))
+        if self._repeats.again(who, kind):
+            return True
+        if kind == "subscribed" and not self._back.take(who):
+            return False
+        if not await self._tell(kind, mail, request, **more):
+            return False
+        self._repeats.said(who, kind)
+        return True
 
     async def _tell(
         self,
@@ -223,7 +243,12 @@ class HttpEdge:
     async def _write(self, event: Engagement) -> bool:
         # Not the token's partition: a token outlives a change of P, and an unsubscribe must reach its owner.
         partition = partition_of(event.to, self._settings.partitions)
-        return await self._acked(Out("mail-engagement", encode(event), _TYPE, None, partition))
+        if not await self._acked(Out("mail-engagement", encode(event), _TYPE, None, partition)):
+            return False
+        if event.kind == "subscribed":  # by whatever link: who leaves again from now on says something new
+            for letter in ("", "o", "c"):
+                self._repeats.said(_who(event.tenant, event.to, letter), event.kind)
+        return True
 
     def _source(self, request: web.Request) -> str:
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
@@ -305,6 +330,11 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
+
+
+def _who(tenant: str, to: str, letter: str) -> str:
+    """Whose word it is: about all mail, or about being seen to open (o) or click (c)."""
+    return f"{tenant}|{to}|{letter}"
 
 
 def _action(body: bytes) -> str:

@@ -28,6 +28,27 @@ class Limit:
         return allowed
 
 
+class Repeats:
+    """Who said the same a moment ago: a link can be pressed, or replayed, any number of times. ``seconds``: for so long
+    the same word says nothing new. ``clock`` in seconds."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def again(self, key: str, word: str) -> bool:
+        """Whether ``word`` was the last that was said under ``key``, and just now."""
+        last, when = self._said.get(key, ("", 0.0))
+        return last == word and 0.0 <= self._clock() - when < self._seconds
+
+    def said(self, key: str, word: str) -> None:
+        """It is on record."""
+        self._said.pop(key, None)
+        self._said[key] = (word, self._clock())
+        if len(self._said) > MOST_KEYS:
+            del self._said[next(iter(self._said))]
+
+
 def source_of(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
     """Whose request it is: the peer's, or where the peer is a proxy of ours (CIDRs), the last address in
     X-Forwarded-For that is none. What others write into that header is not believed."""
@@ -43,14 +64,14 @@ def source_of(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
     return found
 
 
-def network_of(address: str) -> str:
-    """What one subscriber of an access provider has: an IPv4 address, or a /64 of IPv6 (RFC 6177)."""
+def network_of(address: str, prefix: int = 64) -> str:
+    """What one subscriber of an access provider has: an IPv4 address, or a /64 of IPv6, and at most a /48 (RFC 6177)."""
     try:
         found = _plain(address)
     except ValueError:
         return address
     if isinstance(found, IPv6Address):
-        return str(ip_network((found, 64), strict=False))
+        return str(ip_network((found, prefix), strict=False))
     return str(found)
 
 

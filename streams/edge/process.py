@@ -25,7 +25,7 @@ from streams.edge.http import HttpEdge, HttpSettings
 from streams.edge.smtp import SmtpEdge, SmtpSettings
 from streams.edge.subscribe import SubscribeSettings
 from streams.operators import consent_rules_of
-from streams.resolver import host_port
+from streams.resolver import Resolver, host_port
 from streams.settings import BadSettings, Settings, load
 from streams.worker import EXIT_CONFIG, set_up_logging
 
@@ -49,7 +49,8 @@ async def run(settings: Settings) -> None:
         proxies=settings.edge_proxies,
         subscribe=SubscribeSettings(settings.edge_subscribe_source, settings.edge_subscribe_domain),
     )
-    http = HttpEdge(publish, tokens, wanted_http, consents=consent_rules_of(settings))
+    resolver = Resolver(settings.dns)
+    http = HttpEdge(publish, tokens, wanted_http, consents=consent_rules_of(settings), hosts=resolver)
     wanted = SmtpSettings(settings.return_domain, topology.partitions, settings.edge_smtp_roles)
     smtp = SmtpEdge(publish, tokens, wanted, tls=certificate(settings.edge_smtp_certificate))
     await http.start(*host_port(settings.edge_http))

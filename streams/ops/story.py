@@ -11,7 +11,8 @@ from schemas.address import normalise
 from schemas.codec import Malformed, Record
 from schemas.identity import mail_id, origin_of
 from schemas.mail import base_topic
-from streams.ops.origins import as_it_came
+from schemas.replay import Replays
+from streams.ops.origins import NoSecret, as_it_came, origin_of_send
 from streams.ops.tell import Item, fields, tell, text_in
 
 NAMES = ("to", "tenant", "campaign", "origin", "lane", "provider")
@@ -62,9 +63,18 @@ def address_of(send: Record) -> str:
         return ""
 
 
-def send_origin(send: Record) -> str:
-    """The origin of a record of mail-sends."""
+def place_of(send: Record) -> str:
+    """Where a record of mail-sends lies: the origin of a send that does not come again."""
     return origin_of(send.topic, send.partition, send.offset, send.timestamp)
+
+
+def send_origin(send: Record, replays: Replays | None = None) -> str:
+    """The origin of a record of mail-sends: of a dead letter that was replayed, that of the send that it was. Without
+    ``replays`` nobody can tell."""
+    try:
+        return origin_of_send(send, replays)[0]
+    except NoSecret:
+        return place_of(send)
 
 
 def id_of(send: Record, origin: str) -> str:
@@ -73,13 +83,13 @@ def id_of(send: Record, origin: str) -> str:
     return mail_id(text_in(said, "tenant", "default"), text_in(said, "key") or None, address_of(send), origin)
 
 
-def dead_origin(letter: Record) -> str:
-    """The origin of a dead letter: its header, or where it lay if it is itself a send, replayed or not."""
+def dead_origin(letter: Record, replays: Replays | None = None) -> str:
+    """The origin of a dead letter: its header, or that of the send which it is itself."""
     was = as_it_came(letter)
-    return send_origin(was) if base_topic(was.topic) == "mail-sends" else was.text("origin")
+    return send_origin(was, replays) if base_topic(was.topic) == "mail-sends" else was.text("origin")
 
 
-def names_of(record: Record) -> tuple[str, dict[str, str]]:
+def names_of(record: Record, replays: Replays | None = None) -> tuple[str, dict[str, str]]:
     """(id of the mail, what the record says of it by NAMES)."""
     if record.topic in JSON_TOPICS:
         said = fields(record)
@@ -91,15 +101,15 @@ def names_of(record: Record) -> tuple[str, dict[str, str]]:
         said = {name: record.text(name) for name in NAMES}
         id = record.text("id")
     if record.topic.endswith("dlq"):
-        said["origin"] = dead_origin(record)
+        said["origin"] = dead_origin(record, replays)
     return id, {name: str(said[name]) for name in NAMES if said.get(name)}
 
 
-def gather(sends: Iterable[Record], records: Iterable[Record]) -> list[Mail]:
+def gather(sends: Iterable[Record], records: Iterable[Record], replays: Replays | None = None) -> list[Mail]:
     """The mails that the records tell of, oldest first. A send belongs to the mail of its origin."""
     mails: dict[str, Mail] = {}
     by_origin: dict[str, str] = {}
-    named = [(*names_of(record), record) for record in records]
+    named = [(*names_of(record, replays), record) for record in records]
     for id, names, _ in named:
         if id and names.get("origin"):
             by_origin[names["origin"]] = id
@@ -112,7 +122,7 @@ def gather(sends: Iterable[Record], records: Iterable[Record]) -> list[Mail]:
             row, _until = reduce_outcome(record.value or b"")
             mail.row = row if not mail.row or newer(mail.row, row) else mail.row
     for send in sends:
-        origin = send_origin(send)
+        origin = send_origin(send, replays)
         mail = mails.setdefault(by_origin.get(origin, origin), Mail(by_origin.get(origin, origin)))
         said = {"origin": origin, "to": address_of(send), "campaign": text_in(fields(send), "campaign")}
         mail.names = said | mail.names

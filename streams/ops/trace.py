@@ -18,6 +18,7 @@ from schemas.codec import Malformed, Record, parse
 from schemas.identity import partition_of
 from schemas.lanes import lane_names, lane_topic
 from schemas.mail import NOW
+from schemas.replay import Replays
 from schemas.suppression import Suppression
 from streams.admin import check
 from streams.ops.ask import as_json, asked, at_broker, clean, console, echo_json, run, utc
@@ -32,6 +33,7 @@ from streams.ops.story import (
     gather,
     id_of,
     names_of,
+    place_of,
     send_origin,
 )
 from streams.settings import Settings
@@ -70,8 +72,8 @@ class Traced:
 
 async def trace(settings: Settings, wanted: str) -> Traced:
     """The story of an address, an origin or an id. Raises Malformed where it is none of them."""
-    found = Traced(wanted)
-    matches = matcher(wanted)
+    found, replays = Traced(wanted), Replays.of(settings.secret)
+    matches = matcher(wanted, replays)
     partitions = (await check(settings)).partitions
     sends: list[Record] = []
     if "@" in wanted:
@@ -80,8 +82,9 @@ async def trace(settings: Settings, wanted: str) -> Traced:
     elif "/" in wanted:
         sends = [send] if (send := await _send(settings, wanted)) else []
         if sends:
-            found.to, known = address_of(sends[0]), id_of(sends[0], wanted)
-            by_origin, by_id = matches, matcher(known)
+            origin = send_origin(sends[0], replays)  # another one, where it is a dead letter that comes again
+            found.to, known = address_of(sends[0]), id_of(sends[0], origin)
+            by_origin, by_id = matcher(origin, replays), matcher(known)
             # What readers do is told by id alone.
             matches = lambda record: by_origin(record) or by_id(record)  # noqa: E731
     else:
@@ -89,18 +92,20 @@ async def trace(settings: Settings, wanted: str) -> Traced:
     found.partition = partition_of(found.to, partitions) if found.to else None
     here = [*range(partitions)] if found.partition is None else [found.partition]
     records = await _records(settings, matches, here)
-    origins = {names_of(record)[1].get("origin", "") for record in records}
-    for origin in sorted(origins - {send_origin(send) for send in sends}):
+    origins = {names_of(record, replays)[1].get("origin", "") for record in records}
+    origins.update(send_origin(send, replays) for send in sends)
+    for origin in sorted(origins - {place_of(send) for send in sends}):
         if send := await _send(settings, origin):
             sends.append(send)
-    found.mails = gather(sends, records)
+    found.mails = gather(sends, records, replays)
     if found.to:
         found.suppressions = await _suppressions(settings, found.to, here)
     return found
 
 
-def matcher(wanted: str) -> Matches:
-    """Whether a record belongs to an address, an origin or an id. Raises Malformed."""
+def matcher(wanted: str, replays: Replays | None = None) -> Matches:
+    """Whether a record belongs to an address, an origin or an id; ``replays`` tell the origin of what was replayed.
+    Raises Malformed."""
     if "@" in wanted:
         name, value = "to", normalise(wanted).key
     elif ORIGIN.fullmatch(wanted):
@@ -125,7 +130,7 @@ def matcher(wanted: str) -> Matches:
             # What nobody could parse has no headers of ours: an address may stand anywhere in it.
             if record.headers.get(name) == needle:
                 return True
-            return needle in body.lower() if name == "to" else dead_origin(record) == value
+            return needle in body.lower() if name == "to" else dead_origin(record, replays) == value
         return record.headers.get(name) == needle
 
     return matches
@@ -138,7 +143,7 @@ async def _send(settings: Settings, origin: str) -> Record | None:
         return None
     found = await read_one(settings, place[1], int(place[2]), int(place[3]))
     # The index at the end counts within the record.
-    return found if found and send_origin(found).rpartition("/")[0] == origin.rpartition("/")[0] else None
+    return found if found and place_of(found).rpartition("/")[0] == origin.rpartition("/")[0] else None
 
 
 async def _untaken(settings: Settings, partitions: int, to: str) -> list[Record]:

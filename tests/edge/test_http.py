@@ -167,6 +167,37 @@ async def test_a_post_unsubscribes_whatever_its_body(
     assert (event.kind, event.one_click, event.to) == (kind, one_click, TO)
 
 
+async def test_the_same_word_again_is_answered_and_not_written_again(
+    base: str, broker: Broker, client: aiohttp.ClientSession
+) -> None:
+    """A link can be pressed any number of times; what it says anew is written, and nobody comes and goes for ever."""
+
+    async def says(action: str) -> int:
+        async with client.post(TOKENS.unsubscribe_url(base, TOKEN), data={"action": action}) as answer:
+            return answer.status
+
+    for action in ("unsubscribe", "untrack_opens", "untrack_clicks"):
+        assert {await says(action) for _ in range(20)} == {200}
+    told = [(event.kind, event.tracking) for event in broker.events]
+    assert told == [("unsubscribed", ""), ("consent_revoked", "o"), ("consent_revoked", "c")]
+    broker.outs.clear()
+    answers = [(await says("subscribe"), await says("unsubscribe")) for _ in range(8)]
+    assert answers == [(200, 200)] * 5 + [(503, 200)] * 3
+    assert [event.kind for event in broker.events] == ["subscribed", "unsubscribed"] * 5
+
+
+async def test_a_word_that_is_not_on_record_is_written_when_it_comes_again(
+    base: str, broker: Broker, client: aiohttp.ClientSession
+) -> None:
+    broker.mood = "down"
+    async with client.post(TOKENS.unsubscribe_url(base, TOKEN)) as answer:
+        assert answer.status == 503
+    broker.mood = "well"
+    async with client.post(TOKENS.unsubscribe_url(base, TOKEN)) as answer:
+        assert answer.status == 200
+    assert [event.kind for event in broker.events] == ["unsubscribed"]
+
+
 async def test_one_click_as_multipart(base: str, broker: Broker, client: aiohttp.ClientSession) -> None:
     form = aiohttp.FormData(default_to_multipart=True)
     form.add_field("List-Unsubscribe", "One-Click")

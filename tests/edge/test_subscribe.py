@@ -13,6 +13,7 @@ from agents import Out
 from schemas.codec import parse
 from schemas.consent_rules import ConsentRule, ConsentRules
 from schemas.engagement import Engagement
+from schemas.hosts import UNKNOWN, MailHosts, MxHost
 from schemas.identity import partition_of
 from schemas.token import ConfirmToken, Tokens
 from streams.edge.http import HttpEdge, HttpSettings
@@ -42,7 +43,7 @@ class World:
         settings = HttpSettings(
             partitions=8, proxies=("127.0.0.1/32",), subscribe=SubscribeSettings(**limits)
         )
-        self.edge = HttpEdge(self.publish, TOKENS, settings, lambda: self.now, consents=RULES)
+        self.edge = HttpEdge(self.publish, TOKENS, settings, lambda: self.now, consents=RULES, hosts=Hosts())
         self.base = ""
 
     async def publish(self, out: Out) -> None:
@@ -184,6 +185,41 @@ async def test_a_source_and_a_domain_are_limited_and_may_come_again_later(
         assert await asks(50, "2001:db8::1") == 202
 
 
+async def test_who_has_many_networks_or_many_domains_is_limited_too(client: aiohttp.ClientSession) -> None:
+    """A /48 has 65,536 networks, a wildcard MX any number of domains."""
+    async with world(source=3, domain=5) as w:
+
+        async def asks(n: int, domain: str, source: str = "") -> int:
+            headers = {"X-Forwarded-For": source or f"198.51.100.{n}"}
+            return (await post(client, w, data={**FORM, "email": f"p{n}@{domain}"}, headers=headers))[0]
+
+        network = [await asks(n, f"{n}.example", f"2001:db8:7:{n:x}::1") for n in range(16)]
+        assert network == [202] * 15 + [429]
+        assert await asks(20, "20.example", "2001:db8:8::1") == 202
+        host = [await asks(n, f"a{n}.example.net") for n in range(30, 41)]
+        assert host == [202] * 10 + [429]
+        # Of domains that DNS does not tell a host of, the name says whose they are; a provider serves many.
+        unknown = [await asks(n, f"a{n}.unknown.example.com") for n in range(50, 61)]
+        assert unknown == [202] * 10 + [429]
+        assert {await asks(n, f"google{n}.example") for n in range(70, 90)} == {202}
+
+
+class Hosts:
+    """A wildcard MX at example.net, customers of Google, one host a domain elsewhere."""
+
+    def cached(self, domain: str) -> MailHosts | None:
+        return None
+
+    async def mail_hosts(self, domain: str) -> MailHosts:
+        if domain.endswith(".unknown.example.com"):
+            return UNKNOWN
+        host = "aspmx.l.google.com" if domain.startswith("google") else f"mx.{domain}"
+        return MailHosts((MxHost(10, host),), "ok")
+
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        return ()
+
+
 # -- confirming
 
 
@@ -271,6 +307,7 @@ def test_only_our_proxies_are_believed() -> None:
     assert source_of("10.0.0.1", "[2001:db8::1]:4711", ours) == "2001:db8::1"
     assert network_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert (network_of("2001:db8:0:1:ffff::1"), network_of("192.0.2.1")) == ("2001:db8:0:1::/64", "192.0.2.1")
+    assert network_of("2001:db8:0:1:ffff::1", 48) == "2001:db8::/48"
 
 
 def test_a_limit_forgets_whom_it_has_not_seen_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ mailsluice_deliver_aside counter why
 mailsluice_delivered_security counter provider,security
 mailsluice_delivery_age_seconds histogram provider,stream
 mailsluice_edge_requests counter edge,kind,status
+mailsluice_erased_unknown_people gauge stage
 mailsluice_events counter kind
 mailsluice_lag_records gauge stage,topic
 mailsluice_lane_limit gauge provider,source

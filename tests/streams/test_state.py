@@ -312,4 +312,6 @@ async def test_people_erased_under_a_secret_that_is_gone_are_told(tmp_path, capl
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "log/0: people were erased under secrets that are not set any more (01234567)" in told
     assert "MAILSLUICE_RETIRED_SECRETS" in told
+    assert files.lost_people() == 1
     await files.close(0)
+    assert files.lost_people() == 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,10 +14,13 @@ from schemas.event import MailEvent
 from schemas.identity import mail_id, origin_of, partition_of
 from schemas.mail import verdict
 from schemas.outcome import Outcome
+from schemas.replay import Replays
 from schemas.send import Send
 from schemas.suppression import Suppression
 from streams.cli import main
 from streams.ops import trace as module
+from streams.ops.letters import Letter
+from streams.ops.letters_again import again
 from streams.ops.story import gather, id_of
 from streams.ops.trace import matcher, trace
 from streams.settings import Settings
@@ -197,6 +201,33 @@ async def test_dead_letters_are_found_by_address_and_origin(played: Played) -> N
         assert mail.end == "dead_lettered"
         assert "enqueue could not work on mail-sends/1@" in mail.items[-1].text
         assert "bad_field: no field surprise" in mail.items[-1].text
+
+
+async def test_a_send_that_was_replayed_is_one_message(played: Played) -> None:
+    """Found by the address, by its own origin and by where its copy lies; also when it dies once more."""
+    settings = replace(played.settings, secret="s" * 32)
+    replays = Replays.of(settings.secret)
+    value = b'{"campaign": "spring", "to": "eve@example.test"}'
+    [(offset, timestamp)] = await published(settings, [Out("mail-sends", value, {}, None, 1)])
+    origin = origin_of("mail-sends", 1, offset, timestamp)
+
+    async def dies(offset: int, timestamp: int, headers: Headers, at: float) -> Record:
+        record = Record("mail-sends", 1, offset, timestamp, None, value, headers)
+        letter = dead_letter(record, "enqueue", "bug", "KeyError", at)
+        await published(settings, [letter])
+        return Record("mail-sends-dlq", 0, 0, int(at * 1000), None, letter.value, dict(letter.headers))
+
+    letter = await dies(offset, timestamp, {}, AT)
+    copy = again(Letter(letter), replays)
+    [(offset, timestamp)] = await published(settings, [Out("mail-sends", copy.value, copy.headers, None, 1)])
+    where = origin_of("mail-sends", 1, offset, timestamp)
+    for end in ("pending", "dead_lettered"):
+        for wanted in ("eve@example.test", origin, where):
+            [mail] = (await trace(settings, wanted)).mails
+            assert mail.names["origin"] == origin
+            if wanted != origin:
+                assert mail.end == end
+        await dies(offset, timestamp, copy.headers, AT + 5)
 
 
 async def test_nothing_found_is_exit_code_1(played: Played) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -327,7 +328,7 @@ class Asked(dict):
         return super().get(key, default)
 
 
-def test_a_second_looks_at_those_campaigns_alone_that_something_may_be_decided_about() -> None:
+def test_a_second_looks_at_those_campaigns_that_something_may_be_decided_about_and_few_others() -> None:
     gates, now = Campaigns(RULES), 1_800_000_000.0
     campaigns = Asked({f"acme/{n}": campaign(id=str(n)) for n in range(5000)})
     campaigns["acme/7"] = campaign(CANARY, id="7")
@@ -338,12 +339,12 @@ def test_a_second_looks_at_those_campaigns_alone_that_something_may_be_decided_a
     for second in range(1, 50):
         assert gates.due(campaigns, now + second) == []
         gates.waiting(campaigns, now + second)
-    assert campaigns.asked <= 2 * 50
+    assert campaigns.asked <= 50 * (2 + 84)  # a sixtieth of all, in turn
     count = CampaignCount(campaign="9", tenant="acme", delivered=100, attempts=100)
     gates.add(LaneReport(worker="w", number=1, provider="p", source="s", campaigns=(count,)), now + 50)
     campaigns.asked = 0
     gates.due(campaigns, now + 51)
-    assert campaigns.asked == 2
+    assert campaigns.asked <= 2 + 2 * 84
     # The canary's time comes without a report, and once a minute every campaign is looked at.
     told = [(s, found) for s in range(60, 1900) for found in gates.due(campaigns, now + s)]
     assert (told[0][0], told[0][1].campaign.id, told[0][1].gate) == (1800, "7", "passed")
@@ -351,3 +352,31 @@ def test_a_second_looks_at_those_campaigns_alone_that_something_may_be_decided_a
     campaigns["acme/11"] = campaign(CANARY, id="11")
     later = {found.campaign.id for s in range(1900, 1990) for found in gates.due(campaigns, now + s)}
     assert later == {"11"}
+
+
+def test_every_campaign_is_looked_at_within_a_minute_and_few_at_a_time() -> None:
+    """A limit that an operator lowers reaches those too of which nothing new is heard."""
+    world = World()
+    names = [f"c{n}" for n in range(300)]
+    world.campaigns = {f"acme/{name}": campaign(id=name) for name in names}
+    world.report(*(CampaignCount(campaign=n, tenant="acme", delivered=196, bounced=4) for n in names))
+    assert world.tick() == []
+    world.gates.settings = replace_rules(bounces=0.02)
+    found = [world.tick() for _ in range(62)]
+    assert {change.campaign.id for changes in found for change in changes} == set(names)
+    assert max(map(len, found)) == 5
+    world.gates.settings = replace_rules(bounces=0.01)
+    assert world.tick(61.0) == []  # they are paused
+
+
+def replace_rules(**changes: float) -> Feedback:
+    return dataclasses.replace(RULES, **changes)
+
+
+def test_beyond_the_most_the_one_unheard_of_for_the_longest_is_forgotten(monkeypatch: Any) -> None:
+    monkeypatch.setattr("agents.shape.campaigns.MOST_CAMPAIGNS", 2)
+    world = World()
+    for name in ("a", "b", "a", "c"):
+        world.report(CampaignCount(campaign=name, tenant="acme", delivered=1))
+        world.tick()
+    assert set(world.gates.kept) == {"acme/a", "acme/c"}
