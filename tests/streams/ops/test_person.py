@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import orjson
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.address import normalise
 from schemas.codec import Record
 from streams.admin import configuration
 from streams.cli import main
@@ -46,6 +48,28 @@ def test_an_address_is_found_in_what_carries_it(text):
 def test_another_address_is_not(text):
     assert not pattern(ANNA).search(text)
     assert not finder(ANNA)(text)
+
+
+def test_an_apostrophe_is_part_of_a_name_and_quotes_an_address():
+    for text in (b"o'brien@example.org|shop", b'{"to":"o\'brien@example.org"}', b"?to=o%27brien@example.org"):
+        assert not finder("brien@example.org")(text)
+        assert finder("o'brien@example.org")(text)
+    assert finder("brien@example.org")(b"to='brien@example.org'")
+
+
+@pytest.mark.parametrize(
+    "domain",
+    ["müller.example", "MÜLLER.example", "mu\u0308ller.example", "ｍüller.example", "müller。example"],
+)
+def test_a_domain_of_other_letters_is_found_as_its_producer_spelt_it(domain):
+    assert normalise(f"Anna@{domain}").key == "anna@xn--mller-kva.example"
+    found = finder("anna@xn--mller-kva.example")
+    for text in (f"Anna@{domain}", f"joanna@{domain}", f"anna@sub.{domain}", f"anna@{domain}.org"):
+        for record in (json.dumps({"to": text}), json.dumps({"to": text}, ensure_ascii=False)):
+            assert found(record.encode()) == (text == f"Anna@{domain}")
+    assert found(f"[Anna@{domain}] wrote.".encode())
+    assert found(f"It was Anna@{domain}.".encode())
+    assert not found(b"anna@\\ud800.example anna@\\u00 anna@.. anna@\\ anna@" + b"\xff" * 600)
 
 
 @pytest.mark.parametrize(
