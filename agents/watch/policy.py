@@ -42,7 +42,7 @@ def block_lists(texts: Sequence[str]) -> tuple[BlockList, ...]:
 def question(name: str, block_list: BlockList) -> str:
     """The name to ask for, or "" where the list says nothing about such a name (RFC 5782 sections 2.1, 2.4, 4)."""
     try:
-        address = ipaddress.ip_address(name)
+        address = ipaddress.ip_address(name.partition("%")[0])  # a zone has no place in DNS
     except ValueError:
         if block_list.of != "domain" or not _ZONE.fullmatch(name.lower()):
             return ""

@@ -31,6 +31,11 @@ def test_the_question(name, block_list, asked):
     assert question(name, block_list) == asked
 
 
+def test_an_address_with_a_zone_is_asked_for_without_it():
+    """One name that raises would keep the lists from being asked about all others."""
+    assert question("fe80::1%eth0", ADDRESSES) == question("fe80::1", ADDRESSES) != ""
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
