@@ -91,7 +91,8 @@ class Plan:
             received = letter.was.number("received")
         except Malformed:
             received = 0.0
-        self.earliest = min(self.earliest, received)
+        # Nothing is received after it died: a header that says so must not choose where the journal is read from.
+        self.earliest = min(self.earliest, received, letter.time)
 
 
 async def replay(

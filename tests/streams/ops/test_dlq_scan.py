@@ -15,8 +15,8 @@ from schemas.codec import Record
 from schemas.outcome import Outcome
 from streams.cli import main
 from streams.ops.audit import read_topic
-from streams.ops.letters import Wanted
-from streams.ops.letters_scan import past_of, replay
+from streams.ops.letters import Letter, Wanted
+from streams.ops.letters_scan import Plan, past_of, replay
 from streams.settings import Settings
 from streams.work import dead_letter
 from tests.support.brokers import Broker
@@ -185,3 +185,13 @@ async def test_people_see_a_table_and_the_letter_whole_but_nothing_that_moves_th
         "0 letters replayed; 1 refused\n"
     )
     assert "no letter fits" in await call(settings, "dlq", "replay", "--reason", "nope", *WHY, code=1)
+
+
+@pytest.mark.parametrize("received", [b"1e300", b"inf", b"nan", b"x", b"99999999999"])
+def test_a_letter_that_says_it_was_received_late_hides_no_outcome(received: bytes) -> None:
+    """1e300 was no time that a broker can be asked for; the year 5138 left the whole journal out."""
+    mail = Record("mail-screened", 0, 3, 1_000_000, None, b"", {"id": b"0" * 32, "received": received})
+    dead = dead_letter(mail, "render", "bug", "", 2000.0)
+    plan = Plan()
+    plan.take(Letter(Record("mail-dlq", 0, 0, 2_000_000, None, dead.value, dead.headers)))
+    assert 0.0 <= plan.earliest <= 2000.0
