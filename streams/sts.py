@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agents.deliver.sts import StsPolicy, read_policy, read_record
 from streams.resolver import Texts
+
+if TYPE_CHECKING:
+    from streams.sts_fetch import Fetcher
 
 log = logging.getLogger("mailsluice.sts")
 V = TypeVar("V")
@@ -90,18 +89,18 @@ class Sts:
         self._limits = limits or Limits()
         self._context = ssl.create_default_context(cafile=cafile)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._connector = _Guarded(names, allow)
+        self._allow = allow
         self._slots = asyncio.Semaphore(self._limits.fetches)
         self._kept: dict[str, Kept] = {}
         self._failed: dict[str, float] = {}
         """Domains whose file could not be fetched: not before then (Unix seconds)."""
         self._file = _File(path) if path else None
-        self._session: aiohttp.ClientSession | None = None
+        self._fetcher: Fetcher | None = None
 
     async def close(self) -> None:
         """Close connections and the file."""
-        if self._session is not None:
-            await self._session.close()
+        if self._fetcher is not None:
+            await self._fetcher.close()
         if self._file is not None:
             self._file.close()
 
@@ -137,7 +136,7 @@ class Sts:
         try:
             async with self._slots, asyncio.timeout(self._limits.fetch):
                 policy = read_policy(await self._read(domain))
-        except (ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
+        except (ValueError, OSError) as error:
             # Whose domain it is stays out of the log: it is half of an address.
             why = str(error).replace(domain, "<domain>")[:200]
             log.info("an MTA-STS policy cannot be had: %s: %s", type(error).__name__, why)
@@ -157,59 +156,12 @@ class Sts:
             del where[next(iter(where))]
 
     async def _read(self, domain: str) -> str:
-        """The policy file's text. Raises ValueError, OSError, TimeoutError or aiohttp.ClientError."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=self._connector, ssl=self._context, use_dns_cache=False, force_close=True
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "mailsluice", "Accept-Encoding": "identity"},
-                auto_decompress=False,
-                trust_env=False,
-            )
-        port = "" if self._port == 443 else f":{self._port}"
-        url = f"https://mta-sts.{domain}{port}/.well-known/mta-sts.txt"
-        # A redirect must not be followed (section 3.3): a 3xx is an answer without a policy.
-        async with self._session.get(url, allow_redirects=False) as response:
-            if response.status != 200:
-                raise ValueError(f"the policy host answers {response.status}")
-            if response.content_type != "text/plain":
-                raise ValueError(f"the policy is of type {response.content_type[:60]}")
-            body = b""
-            async for chunk in response.content.iter_chunked(8192):
-                body += chunk
-                if len(body) > self._limits.largest:
-                    raise ValueError(f"the policy is longer than {self._limits.largest} bytes")
-        return body.decode("utf-8")
+        """The policy file's text. Raises ValueError, OSError or TimeoutError."""
+        if self._fetcher is None:
+            from streams.sts_fetch import Fetcher
 
-
-class _Guarded(AbstractResolver):
-    """Only addresses that we may connect to: other people's DNS says where a policy host is."""
-
-    def __init__(self, names: Names, allow: Callable[[str], bool]) -> None:
-        self._names, self._allow = names, allow
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = [address for address in await self._names.addresses(host) if self._allow(address)]
-        if not found:
-            raise OSError("the policy host has no address that we may connect to")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in found
-        ]
-
-    async def close(self) -> None:
-        return None
+            self._fetcher = Fetcher(self._names.addresses, self._allow, self._context, self._port)
+        return await self._fetcher.read(domain, self._limits.largest)
 
 
 class _File:
