@@ -18,6 +18,7 @@ from streams.ops import bench_import, bench_intake, bench_memory, bench_peers, b
 from streams.ops.bench_machine import BenchFailed
 from streams.ops.bench_parts import PARTS, measure
 from streams.ops.bench_pipeline import UNLIMITED, Options, run
+from streams.ops.ending import ENDED, EXIT_ENDED, by_sigterm
 
 FILE = "bench.json"
 T = TypeVar("T")
@@ -128,6 +129,8 @@ def bench(
                 found[part] = measure(part, size)
     except (BenchFailed, ValueError) as error:
         raise click.ClickException(str(error)) from None
+    except ENDED:
+        sys.exit(EXIT_ENDED)
     text = orjson.dumps(found, option=orjson.OPT_INDENT_2)
     out.write_bytes(text + b"\n")
     if as_json:
@@ -145,7 +148,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         pass
     else:
         runner = uvloop.run
-    result: T = runner(work)
+    result: T = runner(by_sigterm(work))
     return result
 
 

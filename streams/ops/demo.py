@@ -22,6 +22,7 @@ from streams.broker import make_producer, started
 from streams.lab.audience import Recipient, recipients
 from streams.lab.providers import DEFAULT, load
 from streams.ops.audit import ENDS, Audit, audit, read_topic
+from streams.ops.ending import ENDED, EXIT_ENDED, by_sigterm
 from streams.ops.page import LivePage
 from streams.ops.recipients import Row
 from streams.ops.scene import SENDER, Scene, SceneFailed
@@ -281,6 +282,6 @@ def demo(**values: Any) -> None:
     if options.messages < 1:
         raise click.BadParameter("at least 1", param_hint="--messages")
     try:
-        sys.exit(asyncio.run(run(options)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(asyncio.run(by_sigterm(run(options))))
+    except ENDED:
+        sys.exit(EXIT_ENDED)

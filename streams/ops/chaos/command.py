@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import orjson
 
 from streams.ops.chaos.plan import BY_NAME
 from streams.ops.chaos.run import Chaos, Options
+from streams.ops.ending import ENDED, EXIT_ENDED, by_sigterm
 
 
 @click.command("chaos")
@@ -57,11 +57,10 @@ def command(kills: int, seed: int, messages: int, home: Path | None, only: str, 
     chaos = Chaos(options, (lambda text: None) if as_json else click.echo)
     if not as_json:
         click.echo(f"seed {options.seed}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything is ended and unmounted
     try:
-        report = asyncio.run(chaos.run())
-    except KeyboardInterrupt:
-        sys.exit(130)
+        report = asyncio.run(by_sigterm(chaos.run()))
+    except ENDED:
+        sys.exit(EXIT_ENDED)
     if not report.ok and not as_json:
         for check, lines in report.judgement.failed.items():
             click.secho(f"NOT KEPT: {check}", fg="red", bold=True)
