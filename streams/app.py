@@ -439,6 +439,7 @@ class App:
         def feed(messages: Sequence[Any]) -> None:
             for message in messages:
                 if not message.value:
+                    allowance.drop(message.key or b"")
                     continue
                 record = CodecRecord(
                     "mail-lane-policy",

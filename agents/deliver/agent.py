@@ -639,6 +639,7 @@ class Deliver:
                 mail.session.close()
         self.feeds.forget(mail.feed for mail in self._mails.values())
         self.feeds.trim()
+        self._allowance.forget(now)
         self.reports.send(self._mails.values(), len(self._state), self._pool)
 
     def _make_way(self, feed: Feed, source: str, now: float) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 from zlib import crc32
 
@@ -32,6 +33,11 @@ SCHEDULE = 0.75
 """Part of a day by whose end a day's messages should have gone: one that is not used up carries nothing over."""
 MOST_FROMS = 20_000
 """From addresses that are told apart: those beyond share one of their DKIM domain."""
+LOOKED_AT = 200
+"""Limits looked at a second for what is to be forgotten: a second of a hundred thousand of them costs no more."""
+IDLE = 3600.0
+"""Seconds without a message, or anybody who asked, after which a limit that shape says nothing of is forgotten: by
+then nothing that was started under it counts any more."""
 REMEMBERED = 4096
 """Reports whose sending time is kept: an answer to an older one is worth nothing any more."""
 
@@ -62,11 +68,12 @@ class Little(NamedTuple):
 
 
 class _Line:
-    """One limit as this worker knows it. ``total``: messages started under it, ``told`` of those in reports."""
+    """One limit as this worker knows it. ``total``: messages started under it, ``told`` of those in reports,
+    ``counted_at`` when there were ``seen`` of them for the first time that somebody looked (monotonic seconds)."""
 
     __slots__ = (
-        *("bucket", "connections", "ends", "key", "lease", "most", "pace", "policy", "room", "scale"),
-        *("told", "total", "version"),
+        *("bucket", "connections", "counted_at", "ends", "key", "lease", "most", "pace", "policy", "room"),
+        *("scale", "seen", "told", "total", "version"),
     )
 
     def __init__(self, key: Key) -> None:
@@ -75,6 +82,7 @@ class _Line:
         self.pace: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.version = -1
         self.total = self.told = 0
+        self.seen, self.counted_at = -1, 0.0
         self.policy: LanePolicy | None = None
         self.lease: Lease | None = None
         self.ends = 0.0
@@ -82,6 +90,13 @@ class _Line:
         self.scale = 1.0
         self.most = 0
         self.connections = 0
+
+    def idle(self, mono: float) -> bool:
+        """Whether shape says nothing of it, and nobody has used or asked it for long. Ask it now and then."""
+        if self.seen != self.total:
+            self.seen, self.counted_at = self.total, mono
+        asked = self.counted_at if self.bucket is None else max(self.counted_at, self.bucket.asked)
+        return self.policy is None and mono >= max(asked, self.ends) + IDLE
 
     def counted(self) -> bool:
         """Whether each message counts against what a lease allows."""
@@ -176,6 +191,36 @@ class Allowance:
             return
         self._changed()
 
+    def drop(self, key: bytes) -> None:
+        """A record of the policy topic was deleted: shape says nothing of that limit any more."""
+        what, _, rest = key.decode(errors="replace").partition("|")
+        kind, _, rest = rest.partition("|")
+        name, _, provider = rest.rpartition("|")  # an address may have a | in it, no provider has
+        line = self._lines.get((kind, name, provider)) if what == "policy" else None  # type: ignore[arg-type]
+        if line is None:
+            return
+        line.policy, line.room, line.scale, line.most = None, 0.0, 1.0, 0
+        self._days.discard(line.key)
+        self._scarce = {provider for _, _, provider in self._days}
+        self._gated.discard(line.key)
+        if line.key[0] == "dkim" and line.key[2] == ALL:
+            self._bound.discard(line.key[1])
+        self._changed()
+
+    def forget(self, mono: float) -> None:
+        """Look at LOOKED_AT limits, each in its turn, and drop those that are idle and of which shape says nothing:
+        a list of companies has sites for ever new. Call it once a second."""
+        gone = False
+        for key in list(islice(self._lines, LOOKED_AT)):
+            line = self._lines.pop(key)
+            if line.idle(mono):
+                self._froms -= key[0] == "from"
+                gone = True
+            else:
+                self._lines[key] = line  # behind the others
+        if gone:
+            self._roads.clear()
+
     def rate(self, provider: str, source: str, dkim: str, mono: float, wall: float) -> Rate:
         """The stricter of the source's and the DKIM domain's limit at ``provider``, now."""
         wanted = (provider, source, dkim)
@@ -249,7 +294,6 @@ class Allowance:
             return found
         if not author or self._froms >= MOST_FROMS:
             return self._line(("from", dkim, ALL))
-        self._froms += 1
         return self._line(("from", author, ALL))
 
     def used(self, provider: str, source: str, dkim: str, mono: float) -> tuple[Used, ...]:
@@ -348,6 +392,7 @@ class Allowance:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(key)
+            self._froms += key[0] == "from"
         return line
 
     def _road(self, wanted: tuple[str, str, str]) -> tuple[_Line, ...]:

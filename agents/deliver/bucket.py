@@ -25,6 +25,11 @@ class TokenBucket:
         self._tokens = -seed / 2**32
         self._last = now
 
+    @property
+    def asked(self) -> float:
+        """When somebody asked last."""
+        return self._last
+
     def set_rate(self, rate: float, now: float) -> None:
         """From ``now`` on, ``rate`` messages/s; what was earned before stays, within the new burst."""
         if rate != self._rate:

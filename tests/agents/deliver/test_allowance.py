@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.deliver.allowance import Allowance
+from agents.deliver.allowance import IDLE, Allowance, Rate
 from agents.deliver.bucket import MOST_WAIT, TokenBucket
-from schemas.lane_policy import Decision, LanePolicy, Leader, Lease, Spent
+from schemas.lane_policy import ALL, Decision, LanePolicy, Leader, Lease, Spent
 
 POLICY = LanePolicy(
     kind="source",
@@ -249,3 +249,97 @@ def test_a_counted_limit_has_no_floor_and_ends_with_its_lease():
 
 def test_a_lease_that_does_not_count_is_nothing_for_a_counted_limit():
     assert allowance(SPENT, LEASE).rate("p", "s", "", 101.0, WALL).rate == 0
+
+
+def test_limits_of_sites_that_nobody_mails_any_more_are_forgotten_but_not_what_shape_says():
+    made = allowance(POLICY)
+    for n in range(3000):
+        made.take(f"mx{n}.example", "s", "a.example", 200.0, WALL)
+    signer = replace(POLICY, kind="dkim", name="a.example", provider="mx7.example")
+    made.feed(5, signer)
+    for second in range(int(IDLE) + 200):
+        made.forget(300.0 + second)
+        # Two of them are asked again and again: mail waits there.
+        made.wait("mx8.example", "s", "b.example", 300.0 + second, WALL)
+    asked = {
+        (kind, name, to)
+        for kind, name in (("source", "s"), ("dkim", "b.example"))
+        for to in ("*", "mx8.example")
+    }
+    told = {("source", "s", "p"), ("dkim", "a.example", "mx7.example")}
+    assert set(made._lines) == asked | told
+    assert rate(made, 9000.0).reason == "no lease: the floor"
+    made.drop(POLICY.key)
+    assert rate(made, 9000.0).reason == "no policy yet"
+    made.drop(signer.key)
+    for second in range(2 * int(IDLE)):
+        made.forget(10_000.0 + second)
+    assert made._lines == {}
+
+
+def test_a_deleted_policy_binds_nobody_any_more():
+    author = "a|b@news.example"
+    bound = replace(POLICY, kind="dkim", name="news.example", provider=ALL, by_from=True)
+    mine = replace(SPENT, kind="from", name=author, provider=ALL)
+    made = allowance(POLICY, LEASE, bound, mine, replace(SPENT, engaged_only=True, provider="q"))
+    assert made.by_from("news.example", author) == author
+    assert made.scarce("q")
+    assert made.gated("q", "s")
+    made.drop(b"policy|source|s|q")
+    assert not any((made.scarce("q"), made.gated("q", "s"), made.counts("q", "s")))
+    made.drop(mine.key)
+    assert 0 < made.wait("p", "s", "news.example", 102.0, WALL, author) < MOST_WAIT
+    assert made.wait("p", "s", "news.example", 102.8, WALL, author) == MOST_WAIT  # not before it is counted
+    made.drop(bound.key)
+    assert made.by_from("news.example", author) == ""
+    assert made.wait("p", "s", "news.example", 102.9, WALL, author) < MOST_WAIT
+    for strange in (b"", b"policy|", b"policy|source|never|heard", b"lease|w|source|s|p", b"\xff|||"):
+        made.drop(strange)
+    assert rate(made, 102.9).rate == 4.5
+
+
+@hypothesis(max_examples=150, deadline=None)
+@given(
+    st.floats(0.01, 50),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.one_of(st.floats(0.001, 30), st.floats(IDLE - 5, 3 * IDLE))),
+        min_size=1,
+        max_size=60,
+    ),
+    st.sampled_from(("w", "another", "third")),
+)
+def test_forgetting_lets_out_no_more_than_the_limit_in_any_window(per_second, steps, worker):
+    made, now = Allowance(worker, 8, Rate(per_second, 1, 20)), 0.0
+    made.own(8)
+    sent: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for site, pause in steps:
+        now += pause
+        made.forget(now)
+        while made.take(f"mx{site}.example", "s", "a.example", now, WALL) == 0.0:
+            sent[site].append(now)
+    for moments in sent.values():
+        least = math.inf
+        for index, moment in enumerate(moments):
+            least = min(least, index - per_second * moment)
+            assert index + 1 - per_second * moment - least <= max(1.75, 0.5 * per_second) + 1e-6
+
+
+def test_forgetting_starves_nobody_who_waits_for_a_slow_turn():
+    made = Allowance("w", 64)
+    made.own(1)  # 0.05/s of 64 parts: a mail every 21 minutes, a site every few hours
+    gone = 0
+    for second in range(0, 4 * int(IDLE), 5):
+        made.forget(float(second))
+        gone += made.take("mx.example", "s", "a.example", float(second), WALL) == 0.0
+    assert gone in (10, 11)
+
+
+def test_from_addresses_make_room_for_others_when_they_are_forgotten(monkeypatch):
+    monkeypatch.setattr("agents.deliver.allowance.MOST_FROMS", 3)
+    bound = replace(POLICY, kind="dkim", name="news.example", provider=ALL, by_from=True)
+    made = allowance(bound)
+    names = [f"n{n}@news.example" for n in range(4)]
+    assert [made.by_from("news.example", name) for name in names] == [*names[:3], "news.example"]
+    for second in range(int(IDLE) + 5):
+        made.forget(200.0 + second)
+    assert [made.by_from("news.example", name) for name in names[::-1]] == [*names[:0:-1], "news.example"]
