@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -14,12 +16,13 @@ from agents.shape.counted import Counted, over_all, wide_of, wide_policy
 from agents.shape.day import end_day
 from agents.shape.figures import Limits, Settings
 from agents.shape.leases import Book
-from agents.shape.limit import Key, Limit, restored
+from agents.shape.limit import Key, Kind, Limit, restored
 from agents.shape.orders import followed, replanned
-from agents.shape.policy import State, decide
+from agents.shape.policy import changes
 from agents.shape.policy import fresh as fresh_limit
 from agents.shape.stream import Stop, Streams
-from agents.shape.warm import DAY, WIDE, WIDE_SPAN
+from agents.shape.turns import LOOKED_AT, Turns
+from agents.shape.warm import DAY, WIDE, WIDE_SPAN, planned
 from schemas.lane_policy import ALL, Decision, LaneOrder, LanePolicy, Leader, Lease
 from schemas.lane_report import LaneReport
 
@@ -47,7 +50,7 @@ class Shaper:
     """
 
     settings: Settings
-    state: State = field(default_factory=dict)
+    state: dict[Key, Limit] = field(default_factory=dict)
     published: dict[Key, LanePolicy] = field(default_factory=dict)
     epoch: int = -1
     refusals: int = 0
@@ -58,6 +61,11 @@ class Shaper:
     """The newest order on each limit, followed or not."""
     book: Book = field(default_factory=lambda: Book(0.0, float("inf")))
     _leases: dict[bytes, float] = field(default_factory=dict)
+    """When each ends, those that end first coming first."""
+    _young: dict[tuple[Kind, str], set[Key]] = field(default_factory=dict)
+    """By name: its limits that know a plan; the names that have a limit over all providers are there too."""
+    _limit_turns: Turns[Key] = field(default_factory=Turns)
+    _name_turns: Turns[tuple[Kind, str]] = field(default_factory=Turns)
     _decisions: dict[Key, deque[bytes]] = field(default_factory=dict)
     _drops: list[bytes] = field(default_factory=list)
 
@@ -72,7 +80,7 @@ class Shaper:
         if fact.epoch < self.epoch:
             return False
         if isinstance(fact, Lease):
-            self._leases[fact.key] = mono + fact.duration
+            self._lent(fact.key, mono + fact.duration)
             return True
         key: Key = (fact.kind, fact.name, fact.provider)
         if isinstance(fact, Decision):
@@ -81,7 +89,9 @@ class Shaper:
         self.published[key] = fact
         if fact.provider != ALL:
             limits = self.settings.limits(fact.provider, fact.kind, fact.name)
-            self.state = {**self.state, key: restored(fact, limits, self.settings.plans)}
+            self._keep(restored(fact, limits, self.settings.plans))
+        elif fact.kind != "from":
+            self._young.setdefault(key[:2], set())
         return True
 
     def lead(self, epoch: int, mono: float, now: float = 0.0) -> None:
@@ -103,6 +113,7 @@ class Shaper:
         self.settings = settings
         facts: list[Fact] = []
         for key, limit in list(self.state.items()):
+            self._index(limit)
             was = self.published.get(key)
             if was is None:
                 continue  # nobody was told a limit, so nobody need be told another
@@ -114,8 +125,24 @@ class Shaper:
                 kept = replace(kept, reason="the policy file has changed")
                 facts += self._tell(kept, "policy", now)
             else:
-                self.state = {**self.state, key: kept}
+                self._keep(kept)
         return facts
+
+    def _keep(self, limit: Limit) -> None:
+        new = limit.key not in self.state
+        self.state[limit.key] = limit
+        if new or limit.warm is not None:
+            self._index(limit)
+
+    def _index(self, limit: Limit) -> None:
+        """Note whose mail to all providers together may be bounded."""
+        kind, name, _ = limit.key
+        if limit.warm is not None or planned(self._limits(limit.key), self.settings.plans) is not None:
+            self._young.setdefault((kind, name), set()).add(limit.key)
+
+    def _lent(self, lease: bytes, ends: float) -> None:
+        self._leases.pop(lease, None)
+        self._leases[lease] = ends
 
     def _limits(self, key: Key) -> Limits:
         return self.settings.limits(key[2], key[0], key[1])
@@ -135,14 +162,16 @@ class Shaper:
         if delivery:
             # Whatever is told after midnight counts in the new day.
             for key in old:
-                first += self._day_over(self.state[key], now)
+                first += self._passed(self.state[key], now)
             first += self._authors(report, now)
             self._begin(report, old, now, mono)
             self.counted.hear(report, now, mono)
         if delivery and report.time < now - STALE:
             self.stale += 1
             return first
-        decided, self.state = decide(report, self.state, self.settings, now)
+        decided, changed = changes(report, self.state, self.settings, now)
+        for limit in changed.values():
+            self._keep(limit)
         new = [key for key in keys if key in self.state and key not in self.counted.budgets]
         for key in keys:
             if key in self.state:
@@ -154,7 +183,7 @@ class Shaper:
         if not delivery:
             return facts
         if any(self.state[key].warm is not None for key in new):
-            facts += self._over_all(now)  # before the first lease
+            facts += self._over_all([(kind, name) for kind, name, _ in new], now)  # before the first lease
         for stop in self.streams.add(report, self.settings.providers.keys(), self.settings.sweep, now):
             facts += self._stop(stop, now)
         return facts + self._lend(report, keys, now, mono)
@@ -201,7 +230,7 @@ class Shaper:
             limit = self.state[key]
             if not limit.day.since:
                 since = now - now % DAY
-                self.state = {**self.state, key: replace(limit, day=limit.day._replace(since=since or now))}
+                self._keep(replace(limit, day=limit.day._replace(since=since or now)))
                 if key in self.counted.budgets:
                     self.counted.budgets[key].new_day(since or now, mono)
 
@@ -215,7 +244,7 @@ class Shaper:
         for lease in self.book.answer(report, binding, mono):
             ends = mono + lease.duration
             lease = self.counted.lend(replace(lease, epoch=self.epoch, time=now), report, ends, now)
-            self._leases[lease.key] = ends
+            self._lent(lease.key, ends)
             leases.append(lease)
         written: list[Fact] = []
         for policy in binding:
@@ -225,36 +254,43 @@ class Shaper:
         return written + leases
 
     def tick(self, now: float, mono: float) -> tuple[list[Fact], list[bytes]]:
-        """Once a second: (records that time itself calls for, keys to delete from the topic)."""
+        """Once a second: (records that time itself calls for, keys to delete from the topic). Of very many limits
+        some have their turn; what a report is about is looked at with the report."""
         facts: list[Fact] = []
-        for key, limit in list(self.state.items()):
+        for key in self._limit_turns.next(self.state):
+            limit = self.state.get(key)
+            if limit is None:
+                continue
             if now - limit.seen_at > self.settings.law.forget:
                 self._forget(key)
-                continue
-            if limit.cap_until and now >= limit.cap_until:
-                facts += self._uncap(limit, now)
-            facts += self._day_over(self.state[key], now)
-        facts += self._over_all(now)
-        self.counted.settle(now, mono)
-        for key in self.counted.silent(now):
+            else:
+                facts += self._passed(limit, now)
+        facts += self._over_all(self._name_turns.next(self._young), now)
+        for key in self.counted.settle(now, mono):
             del self.counted.budgets[key]
             if self.published.pop(key, None) is not None:
                 self._drops.append(f"policy|{key[0]}|{key[1]}|{key[2]}".encode())
         self.streams.forget(self.settings.sweep, now)
         self.book.forget(mono)
         # A grace time: whoever reads the lease late must not take its deletion for news.
-        over = [key for key, ends in self._leases.items() if ends + 60 < mono]
+        over = [key for key, ends in islice(self._leases.items(), LOOKED_AT) if ends + 60 < mono]
         for lease_key in over:
             del self._leases[lease_key]
         drops, self._drops = self._drops + over, []
         return facts, drops
 
     def _forget(self, key: Key) -> None:
-        self.state = {other: kept for other, kept in self.state.items() if other != key}
+        del self.state[key]
+        self._young.get(key[:2], set()).discard(key)
         self.counted.budgets.pop(key, None)
         policy = self.published.pop(key, None)
         if policy is not None:
             self._drops += [policy.key, *self._decisions.pop(key, ())]
+
+    def _passed(self, limit: Limit, now: float) -> list[Fact]:
+        """What time has ended of a limit: its cap, its day."""
+        facts = self._uncap(limit, now) if limit.cap_until and now >= limit.cap_until else []
+        return facts + self._day_over(self.state[limit.key], now)
 
     def _uncap(self, limit: Limit, now: float) -> list[Fact]:
         """The limit without the cap that has run out. Growth goes on from the rate before it."""
@@ -270,16 +306,17 @@ class Shaper:
         limit, what, reason = end_day(limit, self._limits(limit.key), self.settings, used, fullest, now)
         if what:
             return self._tell(replace(limit, reason=reason), what, now)
-        self.state = {**self.state, limit.key: limit}
+        self._keep(limit)
         if limit.key not in self.published:
             return []
         # Once a day, so that the next leader knows what was sent, and that the limit is in use.
         self.counted.fit(limit.key, limit)
         return [self._publish(limit.policy(self._limits(limit.key), now), now)]
 
-    def _over_all(self, now: float) -> list[Fact]:
-        """Limits over all providers that begin or end now."""
-        wanted = wide_of(self.state, self.settings)
+    def _over_all(self, names: Sequence[tuple[Kind, str]], now: float) -> list[Fact]:
+        """Limits over all providers that begin or end now, of some names."""
+        keys = [key for name in names for key in self._young.get(name, ()) if key in self.state]
+        wanted = wide_of({key: self.state[key] for key in keys}, self.settings)
         facts: list[Fact] = []
         for kind, name in wanted:
             key: Key = (kind, name, ALL)
@@ -297,15 +334,19 @@ class Shaper:
             if was is not None:
                 policy = replace(policy, suspended_until=was.suspended_until)
             facts.append(self._publish(policy, now))
-        for key, policy in list(self.published.items()):
-            if key[0] == "from" or key[2] != ALL:
+        for kind, name in names:
+            if (kind, name) in wanted:
                 continue
-            if key[:2] not in wanted and now >= policy.suspended_until:
+            key = (kind, name, ALL)
+            found = self.published.get(key)
+            if found is not None and now >= found.suspended_until:
                 self.counted.budgets.pop(key, None)
-                grown = replace(policy, spent=None, by_from=False, time=now, reason="grown")
+                grown = replace(found, spent=None, by_from=False, time=now, reason="grown")
                 facts.append(self._publish(grown, now))
                 del self.published[key]
-                self._drops.append(policy.key)
+                self._drops.append(found.key)
+            elif found is None and not self._young.get((kind, name)):
+                self._young.pop((kind, name), None)
         return facts
 
     def on_order(self, order: LaneOrder, now: float) -> list[Fact]:
@@ -323,7 +364,7 @@ class Shaper:
 
     def _tell(self, limit: Limit, what: str, now: float, reason: str = "", sample: str = "") -> list[Fact]:
         """Keep a changed limit; its policy and the decision behind it."""
-        self.state = {**self.state, limit.key: limit}
+        self._keep(limit)
         self.counted.fit(limit.key, limit)
         fresh = limit.policy(self._limits(limit.key), now)
         decision = replace(_decided(fresh, what, reason or limit.reason), sample=sample[:300])
@@ -339,6 +380,8 @@ class Shaper:
             day = tuple(limit.day) if limit is not None and (spent or limit.volumes) else ()
             fact = replace(fact, spent=spent, day=day, seen=limit.seen_at if limit else 0.0)
             self.published[key] = fact
+            if fact.provider == ALL and fact.kind != "from":
+                self._young.setdefault(key[:2], set())
         else:
             self._note(key, fact.key)
         return fact

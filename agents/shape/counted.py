@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from agents.shape.budget import Budget
 from agents.shape.figures import Settings
 from agents.shape.limit import Key, Kind, Limit
+from agents.shape.turns import Turns
 from agents.shape.warm import PACE, WIDE, WIDE_SPAN, WIDE_UNTIL, planned
 from schemas.lane_policy import ALL, LanePolicy, Lease
 from schemas.lane_report import LaneReport
@@ -26,6 +27,7 @@ class Counted:
     """Budgets by limit. They change with what is heard; what was granted is written down before it is lent."""
 
     budgets: dict[Key, Budget] = field(default_factory=dict)
+    _turns: Turns[Key] = field(default_factory=Turns)
 
     def restore(self, published: Mapping[Key, LanePolicy], now: float) -> None:
         """Begin with what the last leader wrote."""
@@ -74,14 +76,16 @@ class Counted:
         self.budgets[key] = Budget(0, WIDE, WIDE_SPAN)
         return True
 
-    def silent(self, now: float) -> list[Key]:
-        """From addresses that need not be counted any more."""
-        return [key for key, budget in self.budgets.items() if key[0] == "from" and budget.idle(now)]
-
-    def settle(self, now: float, mono: float) -> None:
-        """Write off workers that are gone."""
-        for budget in self.budgets.values():
-            budget.settle(now, mono)
+    def settle(self, now: float, mono: float) -> list[Key]:
+        """Write off workers that are gone, at some of the limits in their turn; of these the From addresses that
+        need not be counted any more."""
+        silent: list[Key] = []
+        for key in self._turns.next(self.budgets):
+            budget = self.budgets.get(key)
+            if budget is not None:
+                budget.settle(now, mono)
+                silent += [key] if key[0] == "from" and budget.idle(now) else []
+        return silent
 
 
 def work_of(report: LaneReport, kind: Kind, name: str) -> int:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from agents.shape.counted import work_of
 from agents.shape.limit import Key
+from agents.shape.turns import Turns
 from schemas.lane_policy import ALL, LanePolicy, Lease
 from schemas.lane_report import LaneReport
 
@@ -83,6 +84,7 @@ class Book:
         self.opens = start + duration
         self._holders: dict[Key, dict[str, Holder]] = {}
         self._rooms: dict[Key, tuple[float, int]] = {}
+        self._turns: Turns[Key] = Turns()
 
     def answer(self, report: LaneReport, policies: Iterable[LanePolicy], now: float) -> list[Lease]:
         """The leases that answer ``report``: one for each limit that it falls under. ``now`` monotonic."""
@@ -95,9 +97,9 @@ class Book:
         return sum(h.rate() for h in holders), sum(h.connections() for h in holders)
 
     def forget(self, now: float) -> None:
-        """Drop limits and workers that nothing is heard of."""
-        for key in list(self._holders):
-            if not self._live(key, now):
+        """Drop limits and workers that nothing is heard of, some in their turn."""
+        for key in self._turns.next(self._holders):
+            if key in self._holders and not self._live(key, now):
                 del self._holders[key]
                 self._rooms.pop(key, None)
 

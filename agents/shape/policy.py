@@ -35,8 +35,16 @@ def decide(
 
     ``now`` is in Unix seconds and never goes back. A refused report changes nothing.
     """
+    out, changed = changes(report, state, settings, now)
+    return out, {**state, **changed}
+
+
+def changes(
+    report: LaneReport, state: State, settings: Settings, now: float
+) -> tuple[list[LanePolicy | Decision], dict[Key, Limit]]:
+    """What ``decide`` does, with those limits alone that the report is about: there may be 20,000 others."""
     if refused(report):
-        return [], state
+        return [], {}
     out: list[LanePolicy | Decision] = []
     changed: dict[Key, Limit] = {}
     source: Key = ("source", report.source, report.provider)
@@ -59,7 +67,7 @@ def decide(
         if what:
             policy = after.policy(limits, now)
             out += [policy, _decision(policy, what, reply)]
-    return out, {**state, **changed}
+    return out, changed
 
 
 def fresh(key: Key, limits: Limits, settings: Settings, now: float) -> Limit:
