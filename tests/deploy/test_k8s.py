@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from streams.cli import main
 from streams.pipeline import GROUPS, STAGES
 from streams.settings import Settings, load, variable
 
@@ -31,7 +33,8 @@ def everything(*kinds: str) -> list[dict[str, Any]]:
 
 
 def pod(workload: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = workload["spec"]["template"]["spec"]
+    spec = workload["spec"]["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else workload["spec"]
+    found: dict[str, Any] = spec["template"]["spec"]
     return found
 
 
@@ -111,7 +114,7 @@ def test_settings_exist_and_are_accepted():
     text = "".join(path.read_text() for path in K8S.rglob("*.yaml"))
     assert set(re.findall(r"MAILSLUICE_[A-Z_]+", text)) <= KNOWN
     [config] = everything("ConfigMap")
-    for doc in everything(*WORKLOADS, "Job"):
+    for doc in everything(*WORKLOADS, "Job", "CronJob"):
         own = {item["name"]: item["value"] for item in container(doc).get("env", ())}
         assert all(isinstance(value, str) for value in {**config["data"], **own}.values())
         load({**config["data"], "MAILSLUICE_SECRET": "s" * 32, **own})
@@ -181,7 +184,7 @@ def test_selectors_find_their_pods():
 
 
 def test_pods_run_without_privileges():
-    for doc in everything(*WORKLOADS, "Job"):
+    for doc in everything(*WORKLOADS, "Job", "CronJob"):
         assert pod(doc)["automountServiceAccountToken"] is False
         outer, inner = pod(doc)["securityContext"], container(doc)["securityContext"]
         assert outer["runAsNonRoot"] is True
@@ -197,6 +200,25 @@ def test_pods_run_without_privileges():
     dockerfile = (K8S.parents[1] / "Dockerfile").read_text()
     assert f"USER {outer['runAsUser']}\n" in dockerfile
     assert "WORKDIR /var/lib/mailsluice\n" in dockerfile
+
+
+def test_what_is_due_once_a_day_runs_as_the_command_takes_it():
+    [cron] = everything("CronJob")
+    spec, box = cron["spec"], container(cron)
+    minute, hour, *rest = spec["schedule"].split()
+    assert rest == ["*", "*", "*"]  # daily, in UTC, and not before the day's last attempts are in the journal
+    assert spec["timeZone"] == "Etc/UTC"
+    assert 10 <= 60 * int(hour) + int(minute) <= 6 * 60
+    assert spec["startingDeadlineSeconds"] + 3600 * int(hour) + 60 * int(minute) < 86_400
+    assert spec["concurrencyPolicy"] == "Forbid"
+    report, tls, *options = box["args"]
+    command = click.Context(main).command.get_command(click.Context(main), report)  # type: ignore[attr-defined]
+    context = command.get_command(click.Context(command), tls).make_context(tls, options)
+    assert (context.params["sending"], context.params["organization"]) == (True, "Example Shop")
+    secrets = {doc["metadata"]["name"] for doc in everything("Secret")}
+    assert {source["secretRef"]["name"] for source in box["envFrom"] if "secretRef" in source} <= secrets
+    readme = (K8S.parent / "README.md").read_text()
+    assert f"CronJob `{cron['metadata']['name']}`" in readme
 
 
 def test_deliver_may_wait_for_the_last_reply():
