@@ -32,6 +32,12 @@ HOURS = 3600.0
 """Longer than greylisting asks for."""
 LEAST = 60.0
 """A shorter time that a reply names is no suspension."""
+SELDOM = 1200.0
+"""The longer a stop lasts, the more seldom is asked whether it is over; at least once in so many seconds."""
+LATER = 7200.0
+"""A stop that has lasted so long, with ways back that were refused in between, is of a rate too high to come back to:"""
+LESS = 0.8
+"""each one of them is tried with less."""
 LEAKS = 1200.0
 """So soon after a stop, what is taken of a part is the leak of a quota that is used up, or of bad luck, and no rate."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -100,7 +106,8 @@ def _stopped(
         limit = replace(limit, rate=min(limit.rate, max(limits.minimum, PACE * caps[1] / 3600)))
     wait = min(law.asked, asked(text))
     first = not limit.stopped_at
-    least = min(limits.minimum, 1 / law.ask)
+    lasted = 0.0 if first else now - limit.stopped_at
+    least = min(limits.minimum, 1 / max(law.ask, min(SELDOM, lasted / 8)))
     if not first and wait < LEAST and (limit.rate <= least or now - limit.cut_at < law.trickle_after):
         return limit, ""
     if first:
@@ -108,6 +115,9 @@ def _stopped(
         limit = replace(limit, stopped_at=now, ceiling=limit.rate * EACH_TIME, met=limit.met + 1)
         rate = max(least, min(limit.rate * min(law.deepest, law.trickle), law.asks))
     else:
+        if lasted > LATER and limit.raised_at > limit.cut_at:
+            # No hour's quota by now: what each way back goes to is more than it takes.
+            limit = replace(limit, ceiling=max(limit.rate, limit.ceiling * LESS))
         rate = max(least, min(limit.rate / 2, law.asks))
     until, what = limit.suspended_until, "cut"
     reason = f"{share:.0%} of attempts refused: a trickle asks when it is over"
@@ -128,7 +138,8 @@ def _back(
             rate = max(min(limits.minimum, 1 / law.ask), min(limit.rate / 2, law.asks))
             reason = f"{throttled} of {attempts} refused on the way back: a trickle asks again"
             return replace(limit, rate=rate, cut_at=now, throttled_at=now, reason=reason), "cut"
-        return replace(limit, stopped_at=0.0, rate=max(limits.minimum, limit.rate)), ""
+        least = 0.0 if now - limit.stopped_at > LATER else limits.minimum
+        return replace(limit, stopped_at=0.0, rate=max(least, limit.rate)), ""
     if limit.rate >= goal * 0.999:
         # After long the ceiling may be elsewhere.
         met = limit.met if now - limit.stopped_at < LONG else 0

@@ -33,7 +33,9 @@ class Sample(NamedTuple):
     connections: int = 0
     busy: int = 0
     turned: int = 0
-    """Attempts turned away with other words than "too fast"."""
+    """Attempts turned away with other words than "too fast","""
+    vague: int = 0
+    """those of them whose words name neither the DKIM domain nor our setup."""
 
 
 class Measured(NamedTuple):
@@ -50,6 +52,7 @@ class Measured(NamedTuple):
     streams: int
     taken: float
     turned: int = 0
+    vague: int = 0
 
 
 UNMEASURED = Measured(0.0, 0.0, 0, 0, 0, 0.0)
@@ -121,6 +124,9 @@ class Limit(Struct, frozen=True):
     proven: float = 0.0
     """The rate that the provider took for long, last at ``proven_at``."""
     proven_at: float = 0.0
+    worded_until: float = 0.0
+    """Words that speak of no rate are believed to mean one, after ``worded`` cuts for them in a row."""
+    worded: int = 0
     stopped_at: float = 0.0
     """When an order to stop was obeyed, until the rate is back near ``proven``; 0: none."""
     reason: str = ""
@@ -193,6 +199,7 @@ class Limit(Struct, frozen=True):
             streams=len(sums),
             taken=max(newest, average) if few else newest,
             turned=sum(sample.turned for sample in self.samples if sample.time > after),
+            vague=sum(sample.vague for sample in self.samples if sample.time > after),
         )
 
     def newest(self, after: float) -> tuple[int, int]:

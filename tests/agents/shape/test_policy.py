@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as with_fields
 
 from agents.shape.check import refused
+from agents.shape.halt import SELDOM
 from agents.shape.limit import Limit
 from agents.shape.policy import decide
 from agents.shape.rules import Law, Limits, Reaction, Settings, parse_policy
@@ -275,15 +276,94 @@ def test_whatever_is_reported_every_limit_stays_inside_its_clamps(story):
         found, state = decide(reports, state, settings, now)
         for key, kept in state.items():
             limits = kept.paced(settings.limits(key[2], key[0]))  # a gated limit may go below
-            # Nobody should be refused at the minimum for hours: while stopped, a few mails ask.
-            least = min(limits.minimum, 1 / settings.law.ask) if kept.stopped_at else limits.minimum
-            assert least <= kept.rate <= limits.maximum
+            # Nobody should be refused at the minimum for hours: below it a few mails ask.
+            assert min(limits.minimum, 1 / max(SELDOM, settings.law.ask)) <= kept.rate <= limits.maximum
             policy = kept.policy(limits, now)
             assert 0 < policy.rate <= limits.maximum
             assert (policy.minimum == 0) if kept.caps() else (0 < policy.minimum <= policy.rate)
             assert 1 <= policy.connections <= max(limits.connections, limits.max_connections)
         for fact in found:
             assert fact.reason
+
+
+def turned(count: int) -> Reply:
+    """In words that speak of no rate."""
+    sample = "421 Try again later, closing connection"
+    return Reply(klass="system", action="retry", scope="domain", count=count, sample=sample)
+
+
+def told(state, attempts, count, now, settings=SETTINGS):
+    """The limits after a second's report of so many attempts and so many turned away."""
+    found, state = decide(report(attempts, *([turned(count)] if count else [])), state, settings, now)
+    return [fact.what for fact in found if isinstance(fact, Decision)], state
+
+
+def test_a_part_turned_away_in_any_words_is_a_rate_and_from_then_on_each_of_them_says_so():
+    few, _ = told({KEY: limit(raised_at=NOW)}, 100, 9, NOW)
+    assert few == []  # what a domain in trouble may cause
+    cut, state = told({KEY: limit(raised_at=NOW)}, 100, 30, NOW)
+    assert cut == ["cut"]
+    assert state[KEY].rate == pytest.approx(7.5)
+    assert told(state, 100, 3, NOW + 30)[0] == ["cut"]  # now 3 % say it
+    quiet = NOW + 2 * 86_400
+    later = {KEY: with_fields(state[KEY], samples=(), raised_at=quiet)}
+    assert told(later, 100, 3, quiet)[0] == []  # but not for ever
+
+
+def test_at_a_named_provider_a_part_turned_away_may_be_one_of_its_domains():
+    named = replace(SETTINGS, providers={"demo": LIMITS})
+    assert told({KEY: limit(raised_at=NOW)}, 100, 40, NOW, named)[0] == []
+    assert told({KEY: limit(raised_at=NOW)}, 100, 60, NOW, named)[0] == ["cut"]
+
+
+def test_words_that_no_cut_makes_fewer_are_no_rate():
+    state, now, cuts = {KEY: limit(rate=40.0)}, NOW, 0
+    for _ in range(60):
+        found, state = told(state, 100, 12, now)
+        cuts += found.count("cut")
+        now += 11.0
+    assert cuts == 5
+    assert state[KEY].rate > LIMITS.minimum
+
+
+def test_who_is_refused_at_the_minimum_gets_below_it():
+    state, now = {KEY: limit(rate=1.0)}, NOW
+    for _ in range(30):
+        _, state = decide(report(10, slow(6), seconds=10.0), state, SETTINGS, now)
+        now += 12.0
+    assert 1 / LAW.ask <= state[KEY].rate < 0.2
+    policy = state[KEY].policy(LIMITS, now)
+    assert policy.minimum == policy.rate  # the floor of workers without a lease comes down too
+
+
+def test_patience_is_for_what_lies_past_a_ceiling_that_was_met_again_and_again():
+    law = replace(LAW, patient=8, grow=1.1)
+    settings = replace(SETTINGS, law=law)
+    met = limit(rate=9.2, ceiling=10.0, met=3, cut_at=NOW, raised_at=NOW, throttled_at=NOW)
+    state, now, raised = {KEY: met}, NOW, []
+    while now < NOW + 10_000 and len(raised) < 6:
+        now += 5.0
+        rate = int(5 * state[KEY].rate + 1)
+        found, state = decide(report(rate, seconds=5.0), state, settings, now)
+        raised += [(now - NOW, fact.rate) for fact in found if isinstance(fact, Decision)]
+    below = [at for at, rate in raised if rate < 10.0]
+    past = [at for at, rate in raised if rate > 10.0]
+    assert below[0] == 40.0  # on the way there as quick as ever
+    assert past[0] >= 2 * 8 * 40.0  # once more past it: not before long
+
+
+def test_the_longer_a_stop_lasts_the_more_seldom_is_asked():
+    settings = replace(SETTINGS, law=replace(LAW, stop=0.8, trickle_after=60, ask=300))
+    state, now, asked = {KEY: limit()}, NOW, []
+    for _ in range(40):
+        _, state = decide(
+            report(10 if now == NOW else 1, slow(10 if now == NOW else 1)), state, settings, now
+        )
+        asked.append(1 / state[KEY].rate)
+        now += max(61.0, 1 / state[KEY].rate)
+    assert asked == sorted(asked)
+    assert asked[-1] == SELDOM
+    assert asked[8] <= 300
 
 
 def test_a_month_at_the_shipped_pace_ends_near_what_the_provider_takes():
