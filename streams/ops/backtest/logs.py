@@ -105,6 +105,7 @@ def _rows(name: str, seen: Seen, whose: Whose) -> Iterator[Row]:
                 continue
             try:
                 if reader is None:
+                    line = line.removeprefix("\ufeff")  # what spreadsheets and editors put before a file
                     reader = _reader(line, where, whose)
                     seen.engines.add(reader.engine)
                     if isinstance(reader, PowerMta):
@@ -124,7 +125,7 @@ def _reader(line: str, where: str, whose: Whose) -> PowerMta | KumoMta:
     if not line.lower().startswith(("type,", '"type",')):
         raise BadLog(
             f"{where}: its first line is neither a PowerMTA accounting file's header (type,timeLogged,...,rcpt,...) "
-            "nor a KumoMTA log record ({...})"
+            "nor a KumoMTA log record ({...}). A part of a file that was split needs the header before its first record"
         )
     try:
         return PowerMta(line, whose)

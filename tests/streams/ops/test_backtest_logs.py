@@ -216,3 +216,27 @@ def test_nothing_in_a_file_raises_but_that_it_is_no_log(tmp_path_factory, lines,
         return
     assert seen.rows == len(rows)
     assert all(row.provider.isprintable() and "|" not in row.provider + row.source for row in rows)
+
+
+def test_a_file_that_an_editor_wrote_again_and_odd_rows_in_it_are_read(tmp_path):
+    log = tmp_path / "acct.csv"
+    rows = [
+        'b,1772366400,a@shop.example,"550 5.1.1 no such user\nsecond line, with ""quotes"""',
+        "d,soon,b@shop.example,",
+        "d,1772366401",
+        ",,,",
+        "x" * 200_000 + ",1,2,3",
+        "d,1772366402,c@shop.example,250 ok,more,than,the,header,has",
+    ]
+    log.write_bytes(
+        b"\xef\xbb\xbf" + ("type,timeLogged,rcpt,dsnDiag\r\n" + "\r\n".join(rows) + "\r\n").encode()
+    )
+    seen = Seen()
+    found = list(read_logs((str(log),), seen))
+    assert [(row.kind, row.to) for row in found] == [
+        ("bounced", "a@shop.example"),
+        ("delivered", "c@shop.example"),
+    ]
+    assert found[0].reply.startswith("550 5.1.1 no such user")
+    assert seen.bad.count == 3
+    assert [text.split(":", 2)[1] for text in seen.bad.shown] == ["4", "5", "6"]  # each with its line
