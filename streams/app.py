@@ -43,7 +43,6 @@ from agents.screen.rules_file import BadRules, warnings_of
 from agents.screen.rules_file import read_rules as read_screening
 from agents.sign.agent import Sign
 from agents.sign.keys import load_keys
-from agents.suppress import policy as suppress_policy
 from agents.suppress.agent import Suppress
 from agents.suppress.asking import Asking
 from agents.wait import policy as wait_policy
@@ -71,7 +70,7 @@ from streams.clock import SteadyClock
 from streams.counting import lane_gauges, provider_label, source_gauges
 from streams.follow import Follower
 from streams.notes import Notes
-from streams.operators import consent_rules_of, text_of
+from streams.operators import consent_rules_of, suppress_settings_of, text_of
 from streams.ownership import Ownership
 from streams.pipeline import BY_NAME, CHAINS
 from streams.resolver import Resolver
@@ -530,7 +529,7 @@ class App:
                 self.publish(out)
 
         self._every(60.0, sweep)
-        return Suppress(states, suppress_policy.Settings(), asking, self._names())
+        return Suppress(states, suppress_settings_of(self.settings), asking, self._names())
 
     async def _publish_campaigns(self, wanted: Sequence[Campaign]) -> None:
         """The campaigns of the confirmation mails, where another one or none is there; who paused one has paused it."""

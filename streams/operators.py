@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agents.shape.rules import Settings as Policy
 from agents.shape.rules import parse_policy
+from agents.suppress import policy as suppress
 from schemas.consent_rules import BadConsents, ConsentRules, read_consent_rules
 from schemas.faults import Faulty
 from streams.settings import Settings
@@ -54,4 +55,11 @@ def policy_of(settings: Settings) -> Policy:
         return parse_policy(text, where)
     return parse_policy(
         text, where, settings.policy_override.read_text("utf-8"), str(settings.policy_override)
+    )
+
+
+def suppress_settings_of(settings: Settings) -> suppress.Settings:
+    """How strict suppress is to be."""
+    return suppress.Settings(
+        share_bad_addresses=settings.suppress_shared, complaints_end_all=settings.suppress_complaints_all
     )

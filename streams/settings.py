@@ -90,6 +90,10 @@ class Settings:
     screen_rules: Path | None = None
     """File laid over the shipped rules.toml: who gets no marketing mail (role, disposable, mistyped addresses,
     frequency and sunset by engagement, relaunch). Read at a worker's start; see ``mailsluice list rules``."""
+    suppress_shared: bool = False
+    """Whether a bad address counts for every tenant, not only for the one whose mail bounced."""
+    suppress_complaints_all: bool = False
+    """Whether a complaint ends all mail of the tenant, transactional mail too, and not only the marketing."""
     consent: Path | None = None
     """File with what tenants ask of consents (require, tracking) and how subscriptions are confirmed, see
     schemas/consent_rules.py. Of all workers and the edge alike; read at their start. Empty = nothing is asked for."""

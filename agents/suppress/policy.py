@@ -46,6 +46,8 @@ class Settings:
     """Days for which repeated soft failures suppress; 0 = for ever. Mailboxes are emptied again."""
     share_bad_addresses: bool = False
     """Whether a bad address counts for every tenant, not only for the one whose mail bounced."""
+    complaints_end_all: bool = False
+    """Whether a complaint ends all mail of the tenant, receipts too, and not only the marketing."""
     windows: tuple[Window, ...] = (
         # Microsoft's "Access denied" is an unknown user, or a fault in that domain's directory.
         Window("access-denied", "access-denied", 2, 14),
@@ -84,7 +86,7 @@ def decide(
         case "bounced" | "soft_bounced" | "deferred" if event.action == "soft":
             return _count(event, known, when, settings)
         case "complained":
-            return _suppress(_leaves(event, "complaint"), known, when, 0, now)
+            return _suppress(_complained(event, settings), known, when, 0, now)
         case "unsubscribed":
             return _suppress(_leaves(event, "unsubscribe"), known, when, 0, now)
         case "subscribed":  # takes back an unsubscribe; after a complaint only a person may
@@ -112,6 +114,11 @@ def _leaves(event: MailEvent, reason: Literal["complaint", "unsubscribe"]) -> Su
     return Suppression(
         tenant=event.tenant, to=event.to, scope="stream", stream="marketing", reason=reason, origin=event.id
     )
+
+
+def _complained(event: MailEvent, settings: Settings) -> Suppression:
+    row = _leaves(event, "complaint")
+    return replace(row, scope="tenant", stream="") if settings.complaints_end_all else row
 
 
 def _by_hand(event: MailEvent) -> Suppression:

@@ -34,7 +34,7 @@ from schemas.outcome import Outcome
 from schemas.suppression import Suppression
 from streams.admin import check
 from streams.broker import make_reader, started, stopped
-from streams.operators import consent_rules_of
+from streams.operators import consent_rules_of, suppress_settings_of
 from streams.ops.audit import committed, read_topic
 from streams.ops.kept import KEPT, SLACK, File, name_of, open_file, said
 from streams.ops.read import Place, read_to_end
@@ -221,7 +221,8 @@ class _Partition:
     ) -> None:
         """What the changelogs follow from, and what follows from them."""
         p, names = self._partition, _names(self._settings)
-        suppressions, contacts = Suppressions(names, consent_rules_of(self._settings)), Contacts(names)
+        rules, strict = consent_rules_of(self._settings), suppress_settings_of(self._settings)
+        suppressions, contacts = Suppressions(names, rules, strict), Contacts(names)
         strange: dict[bytes, str] = {}
         whose: dict[bytes, str] = {}
 

@@ -81,9 +81,11 @@ class Told:
 
 class Suppressions(Told):
     """``mail-suppressions`` from ``mail-events``; ``consents``: the same of ``mail-consents``. ``names`` gives the
-    keyed hashes of an address, ``rules`` say who takes subscriptions."""
+    keyed hashes of an address, ``rules`` say who takes subscriptions, ``settings`` are those of suppress."""
 
-    def __init__(self, names: Names, rules: ConsentRules | None = None) -> None:
+    def __init__(
+        self, names: Names, rules: ConsentRules | None = None, settings: suppress.Settings | None = None
+    ) -> None:
         super().__init__()
         self.consents = Told()
         self._agreed: dict[str, dict[bytes, StreamConsent]] = {}
@@ -92,7 +94,7 @@ class Suppressions(Told):
         self._rules = rules or ConsentRules()
         self._names = names
         self._rows: dict[str, dict[bytes, Suppression]] = {}
-        self._settings = suppress.Settings()
+        self._settings = settings or suppress.Settings()
 
     def add(self, record: Record, sure: bool) -> None:
         """The next event."""

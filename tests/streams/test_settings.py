@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.operators import suppress_settings_of
 from streams.settings import BadSettings, Settings, load, settings_networks, variable
 
 
@@ -102,3 +103,11 @@ def test_every_field_has_a_sentence_and_a_variable():
 def test_networks():
     assert settings_networks("public") is None
     assert [str(n) for n in settings_networks("127.0.0.0/8, ::1/128")] == ["127.0.0.0/8", "::1/128"]
+
+
+def test_how_strict_suppress_is() -> None:
+    settings = load({"MAILSLUICE_SUPPRESS_SHARED": "1", "MAILSLUICE_SUPPRESS_COMPLAINTS_ALL": "1"})
+    found = suppress_settings_of(settings)
+    assert (found.share_bad_addresses, found.complaints_end_all) == (True, True)
+    found = suppress_settings_of(load({}))
+    assert (found.share_bad_addresses, found.complaints_end_all) == (False, False)

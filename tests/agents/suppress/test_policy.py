@@ -102,6 +102,14 @@ def test_who_leaves_gets_no_marketing_but_receipts(kind: Kind, reason: str) -> N
     assert not forbids(rows, 1, tenant="other")
 
 
+def test_a_complaint_ends_receipts_too_where_the_operator_says_so() -> None:
+    rows = play([at(0, "complained"), at(1, "unsubscribed")], Settings(complaints_end_all=True))
+    assert forbids(rows, 900, "transactional")
+    assert not forbids(rows, 900, "transactional", tenant="other")
+    rows = play([at(901, "released")], rows=rows)  # a person's word
+    assert not forbids(rows, 902)
+
+
 def test_subscribing_again_takes_back_the_unsubscribe_and_not_the_complaint() -> None:
     assert not forbids(play([at(0, "unsubscribed"), at(1, "subscribed")]), 2)
     assert forbids(play([at(0, "unsubscribed"), at(1, "subscribed"), at(2, "unsubscribed")]), 3)
