@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINNED := $(PIP) --require-hashes --no-build-isolation
 CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3
 ARGS ?=
-# A process for each core, with brokers of its own: most tests wait for something.
-SPREAD := -n auto --maxprocesses 4 --dist loadfile
+# A process more than cores, with brokers of its own; the files in the order of tests/conftest.py, longest first.
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8

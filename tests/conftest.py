@@ -15,6 +15,7 @@ import os
 import secrets
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -91,10 +92,24 @@ def prefix(session_brokers: SessionBrokers) -> Iterator[str]:
     session_brokers.drop_topics(own)
 
 
+# --- order
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one process more than cores, because most tests wait for something."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest: dict[Path, float] = {}
     for item in items:
         if "apache_broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.apache)
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), float(mark.args[0]) if mark else 0.0)
+    # The files that may take longest first: at the end no process works while the others have nothing left.
+    items.sort(key=lambda item: -longest[item.path])
 
 
 # --- the wall

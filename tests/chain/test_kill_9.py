@@ -1,4 +1,4 @@
-"""Every worker is killed once while 5,000 mails are on their way over Apache Kafka; then a rolling restart."""
+"""Every worker is killed once while 3,000 mails are on their way over Apache Kafka; then a rolling restart."""
 
 import asyncio
 import signal
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stories import Story
 
-COUNT = 5000
+COUNT = 3000
 KILLED = ("intake", "compose", "deliver", "hygiene", "deliver-1", "edge", "control")
 GROUPS = {"control": 1, "edge": 1, "intake": 1, "compose": 1, "deliver": 2, "hygiene": 1}
 BULKY = "<p>Dear {{ name }}, the water is fine.</p>" * 60

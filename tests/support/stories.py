@@ -96,12 +96,14 @@ class Story:
         """The audit once nothing is pending, or after ``seconds``."""
         end = time.monotonic() + seconds
         while True:
+            began = time.monotonic()
             found = await audit(self.scene.settings)
             assert not self.faults, self.faults
             done = not found.counts["pending"] and not found.counts["lost"] and found.received >= wanted
             if done or time.monotonic() > end:
                 return found
-            await asyncio.sleep(0.5)
+            # A look reads everything: the workers need the processor more.
+            await asyncio.sleep(max(0.5, 2 * (time.monotonic() - began)))
 
     async def records(self, topic: str, partitions: int = 0) -> list[Any]:
         """Every record of a topic now."""

@@ -8,6 +8,8 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from agents.deliver.allowance import UNKNOWN
 from agents.shape.agent import Shaper
 from agents.shape.rules import Law, Limits, Plan, Settings
@@ -76,6 +78,7 @@ class Days:
                 made.ahead += max(0.0, min(wake, until - (made.clock() - START)))
 
 
+@pytest.mark.timeout(300)
 def test_three_days_are_used_up_grow_and_go_to_the_most_engaged() -> None:
     async def story() -> None:
         chance = random.Random(11)
@@ -93,7 +96,7 @@ def test_three_days_are_used_up_grow_and_go_to_the_most_engaged() -> None:
                 for m in range(n, n + 300)
             ))  # fmt: skip
             await days.pass_time(float(n))
-        await days.pass_time(3.6 * 86400)
+        await days.pass_time(3.1 * 86400)
         sent = made.broker.outcomes()
         assert {outcome.state for outcome in sent} == {"delivered"}
         limit = days.shaper.state[("dkim", "a.example", "gmx")]
