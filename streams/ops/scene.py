@@ -17,7 +17,7 @@ from typing import Any
 
 from agents.sign.keys import SigningKey, new_keys
 from streams import admin
-from streams.lab.brokers import BROKERS, Broker, free_port
+from streams.lab.brokers import BROKERS, Broker, answers_tcp, free_port
 from streams.lab.control import tell
 from streams.ops.supervise import Supervisor, Worker
 from streams.settings import Settings, variable
@@ -97,7 +97,10 @@ class Scene:
 
     async def start(self, groups: Mapping[str, int] | None = None) -> None:
         """Start all of it; ``groups``: how many workers of each stage group. Raises SceneFailed."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SceneFailed(f"no directory to work in: {error}") from None
         await self._start_broker()
         self._make_keys()
         await self._start_world()
@@ -148,6 +151,8 @@ class Scene:
             except RuntimeError as error:
                 raise SceneFailed(f"the {self._wanted} broker did not start: {error}") from None
             address, idempotent = self.broker.bootstrap, self._wanted == "apache"
+        elif not await _reachable(self._wanted):
+            raise SceneFailed(f"no Kafka answers at {self._wanted} (HOST:PORT, or embedded or apache)")
         else:
             address = self._wanted
         session = 4.0  # a first join of the embedded broker waits half of it
@@ -191,6 +196,15 @@ class Scene:
             )
         self.world = json.loads(line)
         self.settings = replace(self.settings, dns=self.world["dns"], deliver_port=int(self.world["port"]))
+
+
+async def _reachable(brokers: str) -> bool:
+    """Whether anything listens at one of HOST:PORT,HOST:PORT ...: the client would try for a minute."""
+    for each in brokers.split(","):
+        host, _, port = each.strip().rpartition(":")
+        if host and port.isdigit() and await answers_tcp(host.strip("[]"), int(port)):
+            return True
+    return False
 
 
 __all__ = ["DOMAIN", "RETURN_DOMAIN", "SENDER", "Scene", "SceneFailed", "free_port", "variable"]
