@@ -136,8 +136,8 @@ def command(
     \b
     Example: mailsluice simulate --days 30 --policy all --plot month.svg
              mailsluice simulate --example > p.toml && mailsluice simulate --providers p.toml --json
-    Models that the law was not tuned on (tuned: seeds 1 to 50 and 1001 to 1008), some minutes a ten of them:
-             mailsluice simulate --seeds 2001-2010 --policy all
+    Models that the law was not tuned on (tuned: seeds 1 to 50, 1001 to 1008, 2008), some minutes a ten of them:
+             mailsluice simulate --seeds 3001-3010 --policy all
     Exit code: 0; 2 wrong usage, providers file or policy.
     """
     settings = _settings(law)
