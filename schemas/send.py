@@ -41,7 +41,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 @event("send", 1)
 class Send(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One mail for one recipient. ``key`` is the idempotency key: the same key to the same address once."""
+    """One mail for one recipient. ``key`` is the idempotency key: the same key to the same address once.
+
+    ``reply_to``: a mailbox for this mail's answers, in the place of the campaign's.
+    """
 
     campaign: Identifier
     tenant: Identifier = "default"
@@ -49,6 +52,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     to: Annotated[str, Meta(min_length=3, max_length=500)]
     name: HeaderText = ""
     variables: dict[str, Any] = {}
+    reply_to: HeaderText = ""
     time_zone: Annotated[str, Meta(max_length=60)] = ""
     consent: Consent = Consent()
     content: Content | None = None

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from agents import Agent, Out, Stage
 from agents.classify.agent import Classify
 from agents.classify.book import SqliteBook
+from agents.classify.forward import Forwards
 from agents.deliver import policy as deliver_policy
 from agents.deliver.agent import Deliver
 from agents.deliver.allowance import Allowance, Rate
@@ -468,6 +469,9 @@ class App:
     async def _classify(self, stage: Stage, ownership: Ownership) -> Agent:
         directory = self.settings.state / stage.name
         directory.mkdir(parents=True, exist_ok=True)
+        forwards = None
+        if self.settings.classify_forward:
+            forwards = Forwards(self.settings.routes(), await self._table_of_campaigns())
         agent = Classify(
             read_rules(),
             lambda partition: SqliteBook(directory / f"book-{partition}.sqlite"),
@@ -476,6 +480,7 @@ class App:
             self.partitions,
             worker_name(),
             alarm=lambda whose: metrics.BOUNCE_FLOODS.labels(whose).inc(),
+            forwards=forwards,
         )
 
         def flush() -> None:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from agents.classify.forward import Routes, routes_of
 from agents.watch.policy import block_lists
 
 
@@ -94,6 +95,12 @@ class Settings:
     """Whether a bad address counts for every tenant, not only for the one whose mail bounced."""
     suppress_complaints_all: bool = False
     """Whether a complaint ends all mail of the tenant, transactional mail too, and not only the marketing."""
+    classify_forward: tuple[str, ...] = ()
+    """Where people's answers to our mail go on to, by tenant: TENANT=ADDRESS, with * for every other tenant, such as
+    shop=replies@shop.example,*=post@firm.example. Empty = nowhere."""
+    classify_forward_from: tuple[str, ...] = ()
+    """The From address of what is forwarded, in the same form; it needs a DKIM key of ours like every other. Who
+    replies to it writes to the person."""
     consent: Path | None = None
     """File with what tenants ask of consents (require, tracking) and how subscriptions are confirmed, see
     schemas/consent_rules.py. Of all workers and the edge alike; read at their start. Empty = nothing is asked for."""
@@ -153,6 +160,12 @@ class Settings:
     def topic(self, name: str) -> str:
         """The broker's name of a logical topic."""
         return self.prefix + name
+
+    def routes(self) -> Routes:
+        """Where people's answers go on to. Raises ValueError with every fault."""
+        return routes_of(
+            self.classify_forward, self.classify_forward_from, self.return_domain, self.edge_smtp_roles
+        )
 
     def secrets(self) -> list[bytes]:
         """The secrets of tokens and replays: the first makes them, all are accepted."""
@@ -265,6 +278,10 @@ def _check(settings: Settings) -> list[str]:
         block_lists(settings.watch_lists)
     except ValueError as error:
         faults.append(f"MAILSLUICE_WATCH_LISTS: {error}")
+    try:
+        settings.routes()
+    except ValueError as error:
+        faults.append(f"MAILSLUICE_CLASSIFY_FORWARD: {error}")
     if settings.log not in logging.getLevelNamesMapping():
         faults.append("MAILSLUICE_LOG must be a level such as INFO or DEBUG")
     try:

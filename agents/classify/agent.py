@@ -1,4 +1,4 @@
-"""mail-outcomes, mail-inbound, mail-engagement -> mail-events, and sums to mail-lane-reports."""
+"""mail-outcomes, mail-inbound, mail-engagement -> mail-events, sums to mail-lane-reports, answers to mail-sends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import msgspec
 
 from agents import Out, Stage, Ticket
 from agents.classify.book import Book
-from agents.classify.dsn import parse_mail
+from agents.classify.dsn import Report, parse_mail, text_of
 from agents.classify.feedback import Sums
 from agents.classify.floods import Floods
+from agents.classify.forward import Answer, Forwards
+from agents.classify.mime import parts
 from agents.classify.policy import Owner, Settings, of_engagement, of_outcome, owner_of
 from agents.classify.returns import of_report
-from agents.classify.tokens import claimed_mail, is_about, named_mail, quoted_owner, writer
+from agents.classify.tokens import ANSWERS, claimed_mail, is_about, named_mail, quoted_owner, writer
 from schemas.codec import Malformed, Record, decode, encode, parse
 from schemas.erasure import Erasure
 from schemas.event import MailEvent, headers_of
@@ -26,7 +28,7 @@ STAGE = Stage(
     name="classify",
     question="What does this reply, report, click mean?",
     consumes=("mail-outcomes", "mail-inbound", "mail-engagement"),
-    emits=("mail-events", "mail-lane-reports", "mail-inbound"),
+    emits=("mail-events", "mail-lane-reports", "mail-inbound", "mail-sends", "mail-campaigns"),
     twins=False,
     state="a book of delivered mail; its truth is mail-outcomes",
     patience=0.25,
@@ -39,7 +41,8 @@ class Classify:
     """``book`` opens a partition's book; ``clock`` is Unix seconds; ``worker`` names this process in reports.
 
     Without ``tokens`` a report counts only where the edge found its token in the address it came to.
-    ``alarm`` is called with ``address`` or ``campaign`` for each bounce beyond what is believed.
+    ``alarm`` is called with ``address`` or ``campaign`` for each bounce beyond what is believed. ``forwards`` says
+    where people's answers go on to; None: nowhere.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Classify:
         worker: str = "classify",
         settings: Settings | None = None,
         alarm: Callable[[str], None] = lambda whose: None,
+        forwards: Forwards | None = None,
     ) -> None:
         self._rules = rules
         self._book = book
@@ -63,6 +67,7 @@ class Classify:
         self._sums = Sums(worker)
         self._floods = Floods(self._settings.caps)
         self._alarm = alarm
+        self._forwards = forwards
 
     @property
     def owned(self) -> list[int]:
@@ -82,7 +87,7 @@ class Classify:
     async def batch(self, tickets: Sequence[Ticket], partition: int) -> None:
         """Every record through; what was delivered is in the book's file before any offset is."""
         book = self._books[partition]
-        outs: list[tuple[Ticket, Out | None]] = []
+        outs: list[tuple[Ticket, Sequence[Out]]] = []
         erasures = []
         for ticket in tickets:
             try:
@@ -93,8 +98,8 @@ class Classify:
             except Malformed as error:
                 ticket.reject(error.code, error.detail)
         book.commit(self._clock())
-        for ticket, out in outs:
-            if out is not None:
+        for ticket, found in outs:
+            for out in found:
                 ticket.emit(out)
             ticket.done()
         if erasures:
@@ -111,7 +116,7 @@ class Classify:
         """The sums since the last call, to be published; ``now`` in Unix seconds. Call it once a second."""
         return [Out("mail-lane-reports", encode(r), _REPORT, None, 0) for r in self._sums.reports(now)]
 
-    def _step(self, record: Record, book: Book) -> Out | None:
+    def _step(self, record: Record, book: Book) -> Sequence[Out]:
         if record.topic == "mail-outcomes":
             return _out(self._outcome(decode(record, "outcome"), book), record.partition)
         if record.topic == "mail-engagement":
@@ -128,12 +133,13 @@ class Classify:
             book.remember(outcome.id, row, outcome.time + self._settings.remembered)
         return of_outcome(outcome)
 
-    def _inbound(self, record: Record, book: Book) -> Out | None:
+    def _inbound(self, record: Record, book: Book) -> Sequence[Out]:
         raw, mail, partition = record.value or b"", record.text("id"), record.partition
         report = parse_mail(raw)
         claimed = record.text("claim") != ""
-        if not mail and report.kind in ("dsn", "arf") and self._tokens:
-            named = named_mail(raw, self._tokens)
+        if not mail and report.kind in ("dsn", "arf", *ANSWERS) and self._tokens:
+            # What somebody quotes of a mail may be another's: their own they answer.
+            named = None if report.kind in ANSWERS else named_mail(raw, self._tokens)
             claimed = named is None
             mail, partition = named or claimed_mail(report, self._partitions) or ("", partition)
             if mail and partition != record.partition and partition < self._partitions:
@@ -141,14 +147,16 @@ class Classify:
                 headers = {**record.headers, "id": mail.encode()} | (
                     {"claim": b"message-id"} if claimed else {}
                 )
-                return Out("mail-inbound", raw, headers, None, partition)
+                return (Out("mail-inbound", raw, headers, None, partition),)
         owner = self._owner(book, mail, raw)
         if claimed and mail and not is_about(report, owner):
             mail, owner = (
                 "",
                 None,
             )  # a Message-ID is no secret: only a mail that we remember, to whom it names
+        answers = _by_a_person(record, report)
         if mail and record.text("rcpt_to").lower().startswith(UNSUBSCRIBES):
+            answers = False  # the mail that a program writes for whoever presses "unsubscribe"
             if report.kind in ("reply", "other"):
                 report = msgspec.structs.replace(report, kind="unsubscribe")  # whatever its subject says
             owner = owner or writer(report.sender, record.partition, self._partitions)
@@ -165,6 +173,9 @@ class Classify:
             if flood:
                 self._alarm(flood)
             self._sums.add(event, owner.site if owner else "")
+            if answers and self._forwards is not None:
+                event, sends = self._forwards.take(event, lambda: _answer(report, raw))
+                return (*sends, *_out(event, record.partition))
         return _out(event, record.partition)
 
     def _owner(self, book: Book, mail: str, raw: bytes) -> Owner | None:
@@ -181,7 +192,18 @@ def _owner(book: Book, mail: str) -> Owner | None:
     return None if row is None else _READ.decode(row)
 
 
-def _out(event: MailEvent | None, partition: int) -> Out | None:
+def _by_a_person(record: Record, report: Report) -> bool:
+    """Whether it is for somebody to read. Machines alone write without an envelope sender (RFC 3834); of a mail that
+    was read from a file (no peer) we may only not know it."""
+    named = record.text("mail_from") != "" or record.text("peer") == ""
+    return named and report.kind in ANSWERS
+
+
+def _answer(report: Report, raw: bytes) -> Answer:
+    return Answer(report.sender, report.subject, text_of(parts(raw)[1]), raw)
+
+
+def _out(event: MailEvent | None, partition: int) -> Sequence[Out]:
     if event is None:
-        return None
-    return Out("mail-events", encode(event), headers_of(event.kind), event.to.encode(), partition)
+        return ()
+    return (Out("mail-events", encode(event), headers_of(event.kind), event.to.encode(), partition),)

@@ -78,7 +78,7 @@ def _kind(headers: Fields, found: list[Part]) -> tuple[Kind, list[Recipient], ar
     said = _of_status(headers, found, report)
     if said and all(who.address and len(who.reply) > 12 for who in said):
         return "dsn", said, None
-    text = _words(found)
+    text = text_of(found)
     if not said and not bounces.is_bounce(headers, text, report and _returns_something(found)):
         return _answer(headers, found, text), [], None
     spelt = bounces.recipients(headers, text, _meant(found))
@@ -149,8 +149,8 @@ def _returns_something(found: list[Part]) -> bool:
     return not any(part.kind == "message/disposition-notification" for part in found)
 
 
-def _words(found: list[Part]) -> str:
-    """The text of a report: its plain parts, else its pages."""
+def text_of(found: list[Part]) -> str:
+    """The text of a mail: its plain parts, else its pages."""
     text = "\n".join(part.text for part in found[:12] if part.kind in ("text/plain", "text", "text/x-plain"))
     if text.strip():
         return text

@@ -14,6 +14,8 @@ from schemas.identity import partition_of
 from schemas.token import MailToken, Tokens
 
 T = TypeVar("T")
+ANSWERS = ("reply", "unsubscribe")
+"""What somebody wrote, not their machine."""
 MOST = 8
 """Different candidates that are tried: each costs a MAC."""
 _ADDRESS = re.compile(rb"(?<![\w.+-])([bu]-[0-9a-zA-Z]{40,60}@[\w.-]{1,255})")
@@ -36,22 +38,29 @@ def named_mail(raw: bytes, tokens: Tokens) -> tuple[str, int] | None:
 
 
 def claimed_mail(report: Report, partitions: int) -> tuple[str, int] | None:
-    """(id, partition) of the mail whose Message-ID a report quotes, where its recipient's partition would be.
+    """(id, partition) of the mail whose Message-ID a report or an answer quotes, where its recipient's partition
+    would be.
 
     Anybody who had that mail can write this: it counts only where the book there knows it, as theirs.
     """
     found = _OUR_ID.search(report.message_id[:300])
-    for who in report.recipients[:1] if found and partitions else ():
+    for who in _people(report)[:1] if found and partitions else ():
         try:
-            return found.group(1), partition_of(normalise(who.address).key, partitions)  # type: ignore[union-attr]
+            return found.group(1), partition_of(normalise(who).key, partitions)  # type: ignore[union-attr]
         except Malformed:
             return None
     return None
 
 
 def is_about(report: Report, owner: Owner | None) -> bool:
-    """Whether a report names the recipient of the mail."""
-    return owner is not None and any(who.address.lower() == owner.to for who in report.recipients)
+    """Whether a report names the recipient of the mail, or an answer comes from them."""
+    return owner is not None and any(who.lower() == owner.to for who in _people(report))
+
+
+def _people(report: Report) -> list[str]:
+    if report.kind in ANSWERS:
+        return [report.sender]
+    return [who.address for who in report.recipients]
 
 
 def quoted_owner(raw: bytes, mail: str, tokens: Tokens) -> Owner | None:

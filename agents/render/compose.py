@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minijinja import safe
 
-from agents.render.headers import mailbox_field, text_field
+from agents.render.headers import mailbox_field, parse_mailbox, text_field
 from agents.render.links import add_pixel, rewrite
 from agents.render.mime import Entity, file_entity, multipart, text_entity
 from agents.render.plan import Plan
@@ -59,7 +59,7 @@ class Composer:
     ) -> Composed:
         """The mail. ``files`` are the base64 lines of the send's attachments, in order.
 
-        Raises Refused (template_error, size) and HeaderInjection.
+        Raises Refused (template_error, size), HeaderInjection, and Malformed where ``reply_to`` is no mailbox.
         """
         token = unsubscribe = ""
         if plan.marketing or "o" in facts.consent or "c" in facts.consent or template.unsubscribes:
@@ -80,7 +80,7 @@ class Composer:
         id = facts.id.encode()
         body = _body(id, text, html, send.attachments, files)
         pieces = [
-            plan.head,
+            _answered(plan, send.reply_to) if send.reply_to else plan.head,
             mailbox_field("To", send.name, _as_written(send.to, facts.to)),
             text_field("Subject", subject),
             self._date_field(now),
@@ -116,6 +116,10 @@ class Composer:
             # formatdate says -0000, which means "the zone is unknown" (RFC 5322 section 3.3).
             self._date = (second, f"Date: {formatdate(second)[:-5]}+0000\r\n".encode())
         return self._date[1]
+
+
+def _answered(plan: Plan, reply_to: str) -> bytes:
+    return plan.unanswered + mailbox_field("Reply-To", *parse_mailbox(reply_to))
 
 
 def _as_written(address: str, key: str) -> str:

@@ -14,23 +14,27 @@ from schemas.send import Send
 
 
 class Plan:
-    """The shared part of a campaign's mail. Raises Refused (bad_campaign) where its headers cannot be written."""
+    """The shared part of a campaign's mail. Raises Refused (bad_campaign) where its headers cannot be written.
 
-    __slots__ = ("head", "marketing", "message_id_tail")
+    ``head`` has the campaign's Reply-To, ``unanswered`` none: for a mail that names one of its own.
+    """
+
+    __slots__ = ("head", "marketing", "message_id_tail", "unanswered")
 
     def __init__(self, campaign: Campaign) -> None:
         try:
             name, sender = parse_mailbox(campaign.sender)
-            fields = [mailbox_field("From", name, sender)]
+            author, answers = mailbox_field("From", name, sender), b""
             if campaign.reply_to:
-                fields.append(mailbox_field("Reply-To", *parse_mailbox(campaign.reply_to)))
-            fields += [text_field(*header) for header in fixed_headers(campaign)]
+                answers = mailbox_field("Reply-To", *parse_mailbox(campaign.reply_to))
+            rest = b"".join([text_field(*header) for header in fixed_headers(campaign)])
         except Malformed as error:
             raise Refused("rejected", "bad_campaign", f"from or reply_to: {error.detail}") from None
         except HeaderInjection as error:
             raise Refused("rejected", "bad_campaign", str(error)) from None
         self.marketing = campaign.stream == "marketing"
-        self.head = b"".join(fields) + b"MIME-Version: 1.0\r\n"
+        self.unanswered = b"".join([author, rest, b"MIME-Version: 1.0\r\n"])
+        self.head = b"".join([author, answers, rest, b"MIME-Version: 1.0\r\n"])
         mark = blake2b(campaign.key, digest_size=4).hexdigest()
         self.message_id_tail = f".{mark}@{sender.rpartition('@')[2]}>\r\n".encode()
 

@@ -25,7 +25,7 @@ from streams.ops.campaign import change_hold
 from streams.ops.kept import homes_in
 from streams.ops.read import read_to_end
 from streams.ops.recompute import differences
-from streams.ops.scene import RETURN_DOMAIN
+from streams.ops.scene import DOMAIN, RETURN_DOMAIN
 from tests.support.days import DAY, Days
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,6 +60,12 @@ share = 0.2
 full = 1.0
 full_tries = 0
 {_ROOM}
+[providers.desk]
+domains = ["desk.test"]
+mx = ["mx.desk.test"]
+address = "127.0.0.15"
+share = 0.0
+{_ROOM}
 [providers.small]
 domains = ["small.test"]
 mx = ["mx.small.test"]
@@ -67,6 +73,7 @@ address = "127.0.0.14"
 share = 0.2
 {_ROOM}
 """
+DESK = "replies@desk.test"
 FBL = f"fbl@{RETURN_DOMAIN}"
 DELIVERED, HARD, LEFT = ("delivered", ""), ("suppressed", "hard_bounce"), ("suppressed", "unsubscribe")
 WHY = ("a test", "test")
@@ -81,7 +88,9 @@ def own_prefix(session_brokers):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def days(embedded_broker, own_prefix, tmp_path_factory):
-    async with Days(embedded_broker, own_prefix, tmp_path_factory.mktemp("days"), PROVIDERS) as found:
+    home, sender = tmp_path_factory.mktemp("days"), f"*=hello@{DOMAIN}"
+    forward = {"classify_forward": (f"*={DESK}",), "classify_forward_from": (sender,)}
+    async with Days(embedded_broker, own_prefix, home, PROVIDERS, **forward) as found:
         yield found
 
 
@@ -201,6 +210,36 @@ async def test_machines_that_answer_say_nothing_and_people_are_told(days):
     # The person wrote last: by then the machines were listened to.
     await days.until(lambda: ("replied", "") in days.told(to))
     assert (days.told(to), days.suppressed(to)) == ([DELIVERED, ("replied", "")], [])
+
+
+async def test_what_people_answer_goes_to_whoever_reads_it_and_comes_round_no_more(days):
+    """The answer names our mail, and came to the address that the campaign gives for answers."""
+    to = "asker@small.test"
+    await days.campaign("w1", reply_to=FBL)
+    await days.send("w1", to)
+    assert await days.ends("w1", to) == [DELIVERED]
+    ((take, _),) = days.letters(to)
+    raw = letter_of(to, FBL, "AW: Hello", "Open on {{ name }}?", f"In-Reply-To: {take.message}\r\n")
+    assert await days.mail_in(to, FBL, raw) == 250
+
+    def forwarded() -> list[tuple[Take, bytes]]:
+        return [one for one in days.letters(DESK) if header(one[1], "Reply-To") == to]
+
+    ((copy, content),) = await days.until(forwarded)
+    message = message_from_bytes(content, policy=default)
+    assert (message["From"], message["Subject"]) == (f"hello@{DOMAIN}", "Re: Hello")
+    assert message["Auto-Submitted"] == "auto-generated"
+    words, attached = message.iter_parts()
+    assert "Open on {{ name }}?" in words.get_content()
+    assert attached.get_payload(decode=True).split() == raw.split()
+    # The desk's machine answers, and nobody can tell: to the copy's sender, and to the person.
+    assert await days.mail_in(DESK, copy.sender, letter_of(DESK, copy.sender, "Got it", "Soon.")) == 250
+    await days.until(lambda: ("replied", "") in days.told(DESK))
+    # Another answer of the person comes later than what that could have led to.
+    assert await days.mail_in(to, take.sender, letter_of(to, take.sender, "Stop", "please")) == 250
+    await days.until(lambda: len(forwarded()) == 2)
+    assert days.suppressed(to) == ["unsubscribe"]
+    assert [one for one in days.letters(DESK) if header(one[1], "Reply-To") == DESK] == []
 
 
 async def test_who_leaves_by_mail_gets_nothing_more_not_even_what_is_on_its_way(days):

@@ -100,6 +100,23 @@ def test_every_field_has_a_sentence_and_a_variable():
         assert variable(item.name) == "MAILSLUICE_" + item.name.upper()
 
 
+def test_where_answers_go_on_to():
+    pair = {"MAILSLUICE_CLASSIFY_FORWARD": "shop=desk@shop.example, *=post@firm.example"}
+    settings = load({**pair, "MAILSLUICE_CLASSIFY_FORWARD_FROM": "*=news@firm.example"})
+    assert settings.routes().of("shop") == ("desk@shop.example", "news@firm.example")
+    assert settings.routes().of("other") == ("post@firm.example", "news@firm.example")
+    assert load({}).routes().of("shop") is None
+    own = "shop=fbl@bounces.shop.example"
+    for bad in (
+        pair,  # from whom?
+        {"MAILSLUICE_CLASSIFY_FORWARD": "desk@shop.example"},
+        {"MAILSLUICE_CLASSIFY_FORWARD": own, "MAILSLUICE_CLASSIFY_FORWARD_FROM": "*=a@shop.example",
+         "MAILSLUICE_RETURN_DOMAIN": "bounces.shop.example"},
+    ):  # fmt: skip
+        with pytest.raises(BadSettings, match="MAILSLUICE_CLASSIFY_FORWARD"):
+            load(bad)
+
+
 def test_networks():
     assert settings_networks("public") is None
     assert [str(n) for n in settings_networks("127.0.0.0/8, ::1/128")] == ["127.0.0.0/8", "::1/128"]

@@ -56,12 +56,12 @@ class _World(World):
 
 
 class Days:
-    """``async with Days(broker, prefix, home, providers) as days``; ``providers``: TOML of the world.
+    """``async with Days(broker, prefix, home, providers) as days``; ``providers``: TOML of the world; ``more``: settings.
 
     ``events`` and ``rows`` (the suppressions, by key) hold what the topics said when ``until`` last looked.
     """
 
-    def __init__(self, broker: Broker, prefix: str, home: Path, providers: str) -> None:
+    def __init__(self, broker: Broker, prefix: str, home: Path, providers: str, **more: Any) -> None:
         self._ahead = DAY - time.time() % DAY + MORNING
         self.events: list[dict[str, Any]] = []
         self.rows: dict[bytes, Suppression] = {}
@@ -84,6 +84,7 @@ class Days:
             deliver_hostname="mx.mailsluice.test",
             deliver_cooldown=1.0,
             deliver_drain=1.0,
+            **more,
         )
         self._faults: list[str] = []
         self._stack = AsyncExitStack()

@@ -72,6 +72,14 @@ def test_a_marketing_mail_has_what_providers_demand(record: Maker, render: Maker
     )
 
 
+def test_a_send_says_where_its_answers_go(record: Maker, render: Maker, campaign: Maker) -> None:
+    message = read(render(record({"reply_to": "Jörg <joerg@sales.example>"})))
+    assert message.get_all("Reply-To") == ["Jörg <joerg@sales.example>"]
+    assert message["From"] == "Shop <news@shop.example>"
+    assert read(render(record(), campaign(reply_to="")))["Reply-To"] is None
+    assert ended(render(record({"reply_to": "nobody"})))[:2] == ("rejected", "bad_send")
+
+
 def test_a_transactional_mail_says_that_it_is_automatic(
     record: Maker, render: Maker, campaign: Maker
 ) -> None:
