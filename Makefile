@@ -1,7 +1,7 @@
 # The same words everywhere: `make help` lists them. Everything runs from .venv, which `setup` makes.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench chaos fuzz docs pins clean
+.PHONY: help setup demo test stories lint bench chaos fuzz docs pins clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -20,8 +20,11 @@ setup: .venv/.dev  ## make .venv with everything, hashes checked
 demo: .venv/.runtime  ## run the whole pipeline here; ARGS="--messages 500 --broker apache"
 	$(BIN)/mailsluice demo $(ARGS)
 
-test: lint  ## lint, then every test; ARGS="-k runner -m 'not apache'"
-	$(BIN)/pytest $(SPREAD) $(ARGS)
+test: lint  ## lint, then the tests; ARGS="-k runner -m 'not apache'"
+	$(BIN)/pytest $(SPREAD) -m 'not long' $(ARGS)
+
+stories: .venv/.dev  ## the tests that take long: workers killed, chaos, days of warm-up, erasure to the end
+	$(BIN)/pytest $(SPREAD) -m long $(ARGS)
 
 lint: .venv/.dev  ## style, types and the direction of imports
 	$(BIN)/ruff check

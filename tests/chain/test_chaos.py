@@ -9,6 +9,7 @@ import pytest
 KINDS = "kill-deliver,kill-intake,point-kill,point-stop,smtp-reset-after-dot,cancel"
 
 
+@pytest.mark.long
 @pytest.mark.apache
 @pytest.mark.slow
 @pytest.mark.timeout(300)

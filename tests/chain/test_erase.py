@@ -81,6 +81,7 @@ async def erased(story: Story) -> dict:
     return json.loads(done.output)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_who_was_erased_is_nowhere_in_the_states_and_gets_no_mail(broker, prefix, tmp_path):
     async with Story(broker, prefix, tmp_path, GROUPS) as story:
@@ -158,6 +159,7 @@ async def test_who_was_erased_is_nowhere_in_the_states_and_gets_no_mail(broker, 
         assert [(e["kind"], e.get("reason", "")) for e in ends if e.get("terminal")] == [("delivered", "")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_killed_workers_erase_what_they_were_told_to(apache_broker, prefix, tmp_path):
     async with Story(apache_broker, prefix, tmp_path, GROUPS) as story:
@@ -192,6 +194,7 @@ async def test_killed_workers_erase_what_they_were_told_to(apache_broker, prefix
         assert told == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_nothing_says_the_address_when_the_time_is_over(apache_broker, prefix, tmp_path):
     """With the lag of compaction, and then the retention, of production cut to seconds."""

@@ -31,6 +31,7 @@ maximum = 1000.0
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_the_forecast_comes_true(embedded_broker, prefix, tmp_path):
     policy = tmp_path / "policy.toml"

@@ -17,6 +17,7 @@ def addresses(count, first=0):
     return [f"person{n}@{'gmail' if n % 3 else 'small'}.test" for n in range(first, first + count)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_kill_9_of_each_worker_loses_nothing(apache_broker, prefix, tmp_path):
     async with Story(apache_broker, prefix, tmp_path, GROUPS) as story:
@@ -42,6 +43,7 @@ async def test_kill_9_of_each_worker_loses_nothing(apache_broker, prefix, tmp_pa
         print(f"duplicates {theirs['duplicates']} of {sent} after {len(KILLED)} kills")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_rolling_restart_repeats_nothing(apache_broker, prefix, tmp_path):
     async with Story(apache_broker, prefix, tmp_path, GROUPS) as story:

@@ -59,6 +59,7 @@ async def ended(story, *addresses, seconds=60):
     return ends(await story.until("mail-events", all_there, seconds))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_a_mail_of_30_megabytes_arrives_byte_for_byte(apache_broker, prefix, tmp_path):
     path = tmp_path / "files" / "large.pdf"

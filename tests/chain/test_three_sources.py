@@ -61,6 +61,7 @@ def between(tally: Tally, source: str, since: float, until: float) -> int:
     return tally.attempts(source, since) - tally.attempts(source, until)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_no_provider_gets_more_than_the_policy_whoever_sends_and_dies(
     embedded_broker, prefix, tmp_path

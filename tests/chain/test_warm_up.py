@@ -26,6 +26,7 @@ warm_up = "small"
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 async def test_the_engaged_are_kept_the_rest_waits_and_all_of_it_survives_a_kill(
     embedded_broker, prefix, tmp_path

@@ -78,6 +78,7 @@ class Days:
                 made.ahead += max(0.0, min(wake, until - (made.clock() - START)))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_three_days_are_used_up_grow_and_go_to_the_most_engaged() -> None:
     async def story() -> None:

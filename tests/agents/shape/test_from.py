@@ -143,6 +143,7 @@ def test_each_from_address_has_400_in_10_minutes_and_uses_them() -> None:
     assert most_in(sorted(t for sent in world.sent.values() for t in sent), WIDE_SPAN) > 2.5 * WIDE
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @hypothesis(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32))
