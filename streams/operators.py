@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -59,7 +60,13 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def suppress_settings_of(settings: Settings) -> suppress.Settings:
-    """How strict suppress is to be."""
+    """How strict suppress is to be. The windows of single providers' rules stay as they are."""
+    *special, common = suppress.Settings().windows
+    common = replace(common, hits=settings.suppress_soft_hits, days=settings.suppress_soft_within)
     return suppress.Settings(
-        share_bad_addresses=settings.suppress_shared, complaints_end_all=settings.suppress_complaints_all
+        hard_days=settings.suppress_hard_days,
+        soft_days=settings.suppress_soft_days,
+        share_bad_addresses=settings.suppress_shared,
+        complaints_end_all=settings.suppress_complaints_all,
+        windows=(*special, common),
     )

@@ -95,6 +95,14 @@ class Settings:
     """Whether a bad address counts for every tenant, not only for the one whose mail bounced."""
     suppress_complaints_all: bool = False
     """Whether a complaint ends all mail of the tenant, transactional mail too, and not only the marketing."""
+    suppress_soft_hits: int = 3
+    """Different days with a soft bounce, such as a full mailbox, that suppress an address; a success begins anew."""
+    suppress_soft_within: int = 14
+    """Days within which those days have to lie."""
+    suppress_soft_days: float = 30.0
+    """Days for which soft bounces suppress; 0 = for ever."""
+    suppress_hard_days: float = 0.0
+    """Days for which a bad address is suppressed; 0 = for ever."""
     classify_forward: tuple[str, ...] = ()
     """Where people's answers to our mail go on to, by tenant: TENANT=ADDRESS, with * for every other tenant, such as
     shop=replies@shop.example,*=post@firm.example. Empty = nowhere."""
@@ -250,7 +258,7 @@ def _check(settings: Settings) -> list[str]:
     ):
         if not 0 < getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be above 0 seconds")
-    for name in ("linger", "deliver_drain", "deliver_rate"):
+    for name in ("linger", "deliver_drain", "deliver_rate", "suppress_soft_days", "suppress_hard_days"):
         if not 0 <= getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be 0 or more")
     for name in ("largest", "window_bytes", "replication", "deliver_unacked", "deliver_port"):
@@ -269,6 +277,11 @@ def _check(settings: Settings) -> list[str]:
     for name in ("edge_subscribe_source", "edge_subscribe_domain"):
         if not 1 <= getattr(settings, name) < math.inf:
             faults.append(f"{variable(name)} must be 1 or more")
+    if not 1 <= settings.suppress_soft_hits <= settings.suppress_soft_within <= 366:
+        faults.append(
+            "MAILSLUICE_SUPPRESS_SOFT_HITS must be 1 or more, and at most MAILSLUICE_SUPPRESS_SOFT_WITHIN (at most 366): "
+            f"{settings.suppress_soft_hits} different days do not fit into {settings.suppress_soft_within}"
+        )
     for proxy in settings.edge_proxies:
         try:
             ipaddress.ip_network(proxy, strict=False)

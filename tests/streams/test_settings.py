@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.suppress.policy import Settings as Strictness
 from streams.operators import suppress_settings_of
 from streams.settings import BadSettings, Settings, load, settings_networks, variable
 
@@ -128,3 +129,15 @@ def test_how_strict_suppress_is() -> None:
     assert (found.share_bad_addresses, found.complaints_end_all) == (True, True)
     found = suppress_settings_of(load({}))
     assert (found.share_bad_addresses, found.complaints_end_all) == (False, False)
+    assert found == Strictness()  # what the policy says by itself
+
+
+def test_the_window_of_soft_bounces_is_the_operators() -> None:
+    days = {"HITS": "5", "WITHIN": "30", "DAYS": "7"}
+    found = suppress_settings_of(
+        load({f"MAILSLUICE_SUPPRESS_SOFT_{name}": value for name, value in days.items()})
+    )
+    assert (found.windows[-1].hits, found.windows[-1].days, found.soft_days) == (5, 30, 7.0)
+    assert found.windows[:-1] == Strictness().windows[:-1]
+    with pytest.raises(BadSettings, match="15 different days do not fit into 14"):
+        load({"MAILSLUICE_SUPPRESS_SOFT_HITS": "15"})
