@@ -500,10 +500,12 @@ class Feeds:
         self.pump(feed)
 
     def trim(self) -> None:
-        """Close idle connections above what the limits allow by now. Call it once a second."""
-        for feed in self.feeds.values():
-            for source in self._sources:
-                self._trim(feed, source)
+        """Close idle connections above what the limits allow by now. Call it once a second.
+
+        Of the groups that have connections: of 5,000 sites at 4 sources most have none."""
+        for group in self._pool.groups():
+            if isinstance(group, tuple) and group[1] in self.feeds:
+                self._trim(self.feeds[group[1]], group[0])
 
     def _trim(self, feed: Feed, source: str) -> None:
         group = (source, feed.key)

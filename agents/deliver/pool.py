@@ -94,6 +94,10 @@ class Pool:
         """Connections of the group, those being made included."""
         return self._counts.get(group, 0)
 
+    def groups(self) -> list[Hashable]:
+        """The groups that have connections, those being made included."""
+        return list(self._counts)
+
     def take(self, site: Hashable, per_connection: int) -> Session | None:
         """An idle connection for the site, or None. The newest first, so that the rest can time out."""
         sessions = self._idle.get(site)

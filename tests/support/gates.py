@@ -425,6 +425,9 @@ class Servers:
     def count(self, group: Any) -> int:
         return sum(line.group == group for line in self.lines)
 
+    def groups(self) -> list[Any]:
+        return list({line.group for line in self.lines})
+
     def take(self, site: Any, per_connection: int) -> Line | None:
         for line in [line for line in self.idle if line.site == site]:
             self.idle.remove(line)
