@@ -133,7 +133,7 @@ def meaning_of(who: Recipient, meaning: Classifier, provider: str = "") -> Meani
     said = meaning(who.reply or who.status, who.mta, provider)
     if failed and not said.code and said.permanence == "unknown" and who.reply:
         final = meaning(f"554 {who.reply}", who.mta, provider)
-        if final.rule == said.rule and final.action == "suppress":
+        if final.klass == said.klass and final.action == "suppress":
             said = final
     if said.klass == "unclassified" and who.status:
         said = meaning(f"{who.status} {who.reply}", who.mta, provider)

@@ -759,6 +759,14 @@ REPORTS = [
         ),
     ),
     mail(
+        "lotus-domino-in-words",
+        "bounce",
+        f"{A} suppress",
+        f"From: Mail Router <postmaster@domino.example>\nTo: {OURS}\nSubject: DELIVERY FAILURE: User anna ({A}) not listed in "
+        f"Domino Directory\nContent-Type: text/plain\n\nYour message\n\n  Subject: Spring news\n\nwas not delivered to:\n\n"
+        f"  {A}\n\nbecause:\n\n  User anna ({A}) not listed in Domino Directory\n",
+    ),
+    mail(
         "courier",
         "bounce",
         f"{A} suppress",
