@@ -16,6 +16,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from agents.shape.figures import Feedback
+from agents.shape.turns import Turns
 from schemas.campaign import Campaign
 from schemas.campaign_gate import CampaignGate
 from schemas.lane_report import CampaignCount, LaneReport
@@ -54,8 +55,7 @@ class Campaigns:
     _written: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
     _watched: set[str] = field(default_factory=set)
-    _round: list[str] = field(default_factory=list)
-    """Whose turn to be looked at is still to come."""
+    _turns: Turns[str] = field(default_factory=Turns)
     _looked: float = float("-inf")
     _swept: float = float("-inf")
 
@@ -112,14 +112,10 @@ class Campaigns:
         share, self._looked = (now - self._looked) / ALL_OF_THEM, now
         if share >= 1:
             self._watched.update(self.kept)
-            self._round.clear()
-            return
-        if not self._round:
-            self._round = list(self.kept)
-        count = math.ceil(len(self.kept) * share) if share > 0 else 0
-        begin = max(0, len(self._round) - count)
-        self._watched.update(name for name in self._round[begin:] if name in self.kept)
-        del self._round[begin:]
+            self._turns = Turns()
+        elif share > 0 and self.kept:
+            turn = self._turns.next(self.kept, math.ceil(len(self.kept) * share))
+            self._watched.update(name for name in turn if name in self.kept)
 
     def _look(self, gate: CampaignGate, campaign: Campaign, now: float) -> tuple[CampaignGate, Change | None]:
         if gate.state == "pausing":

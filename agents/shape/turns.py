@@ -19,13 +19,9 @@ class Turns(Generic[K]):
         self._left: list[K] = []
 
     def next(self, keys: Iterable[K], most: int = LOOKED_AT) -> list[K]:
-        """The next ``most`` at most; those of the round that are gone from ``keys`` meanwhile are among them."""
+        """The next ``most`` (1 or more) at most; those of the round that are gone from ``keys`` meanwhile are among them."""
         if not self._left:
             self._left = list(keys)
         found = self._left[-most:]
         del self._left[-most:]
         return found
-
-    def over(self) -> bool:
-        """Whether the round is over: the next one begins with the keys that there are then."""
-        return not self._left
